@@ -1,0 +1,1 @@
+"""SE-ResNets: the networks, their weights, prediction, training and evaluation."""

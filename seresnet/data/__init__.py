@@ -1,0 +1,1 @@
+"""From files to batches: safe decoding, folders of classes, augmentation, loading ahead."""
