@@ -1,0 +1,119 @@
+"""The command line: one file a verb. This one parses, calls the verb, and turns every way to fail into one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from seresnet import __version__
+from seresnet.cli.text import STDIN, printable
+from seresnet.errors import SeresnetError
+
+# verb -> (module:function, one line of help). A verb's module is imported when the verb is used.
+VERBS = {
+    "predict": ("seresnet.cli.predict:predict", "Classify images, from files, folders, globs, or a list on stdin."),
+    "eval": ("seresnet.cli.eval:evaluate", "Measure a model on labelled images."),
+    "train": ("seresnet.cli.train:train", "Train or fine-tune a model on a folder of labelled images."),
+    "models": ("seresnet.cli.models:models", "List the networks and the weights that have a name."),
+    "card": ("seresnet.cli.card:card", "Show what is known about one model."),
+    "doctor": ("seresnet.cli.doctor:doctor", "Check this installation and show what it runs on."),
+}
+
+# Modules that an extra brings -> the extra, for the message where one is missing.
+EXTRAS = {
+    **dict.fromkeys(("accelerate", "tensorboard", "torchmetrics", "matplotlib", "kornia"), "train"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    **dict.fromkeys(("fastapi", "uvicorn", "multipart", "python_multipart"), "serve"),
+    **dict.fromkeys(("datasets", "webdataset"), "hub-data"),
+    **dict.fromkeys(("skimage", "sklearn"), "demo"),
+    "nncf": "quantize",
+    "ray": "scale",
+}
+
+
+def make_app() -> App:
+    """Return the application with every verb; the verbs are not imported yet."""
+    app = App(
+        name="seresnet",
+        help="SE-ResNets: classify images, train on your own, and measure what came of it.",
+        help_epilogue="Every command takes --debug, which shows the traceback of an error.",
+        version=__version__,
+        default_parameter=Parameter(negative=(), show_default=_worth_showing),
+    )
+    for verb, (target, line) in VERBS.items():
+        app.command(target, name=verb, help=line)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 0 done, 1 some inputs could not be read, 2 could not run.
+
+    130 stands for an interrupt, and 141 for a reader of stdout that left, as in a shell.
+    """
+    tokens, debug = _without_debug(arguments)
+    try:
+        result = make_app()(
+            tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
+        )
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        _silence_stdout()
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if debug and not isinstance(error, CycloptsError):
+            raise
+        return _fail(explain(error), 2)
+
+
+def explain(error: Exception) -> str:
+    """Return one line that says what went wrong and what to do."""
+    if isinstance(error, CycloptsError):
+        command = " ".join(["seresnet", *(error.command_chain or ())])
+        reason = str(error).replace(STDIN, "-").strip().rstrip(".")
+        return f"{reason[:1].lower()}{reason[1:]} (see {command} --help)"
+    if isinstance(error, SeresnetError):
+        return str(error)
+    missing = _missing_module(error)
+    if missing in EXTRAS:
+        return f'{missing} is not installed: run pip install "seresnet[{EXTRAS[missing]}]"'
+    return f"{type(error).__name__}: {error} (unexpected; run it again with --debug to see where)"
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take ``--debug`` out, wherever it stands before ``--``, and mark a lone ``-``, which cyclopts takes for an option."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [STDIN if token == "-" else token for token in arguments[:end] if token != "--debug"]
+    return [*options, *arguments[end:]], "--debug" in arguments[:end]
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """Return the top-level name of the module whose absence is behind an error."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _fail(reason: str, code: int) -> int:
+    """Print the one line, and return the exit code."""
+    print(f"seresnet: error: {printable(reason)}", file=sys.stderr)
+    return code
+
+
+def _silence_stdout() -> None:
+    """Send what is still buffered for stdout nowhere, or the interpreter complains about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _worth_showing(value: object) -> bool:
+    return value is not None and value is not False

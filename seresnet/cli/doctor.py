@@ -1,0 +1,123 @@
+"""``seresnet doctor``: what is installed, what it runs on, where weights are kept, and whether the bundled ones are whole."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from seresnet import __version__
+from seresnet.errors import SeresnetError
+
+CPU_FEATURES = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+
+Fact = tuple[str, str, bool]  # what, its value, whether it is as it should be
+
+
+def doctor() -> int:
+    """Check this installation, and show what it runs on.
+
+    The exit code is 1 if something is not as it should be; a missing extra is no fault.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    faults = 0
+    for title, facts in (
+        ("versions", versions()),
+        ("extras", extras()),
+        ("machine", machine()),
+        ("weights", weights()),
+    ):
+        console.print(Text(title, "bold"))
+        for what, value, good in facts:
+            faults += not good
+            mark = ("  ✓ ", "green") if good else ("  ✗ ", "bold red")
+            console.print(Text.assemble(mark, what.ljust(20), " ", value), soft_wrap=True)
+    console.print(Text("all is well" if not faults else f"{faults} to mend", "bold green" if not faults else "bold red"))
+    return 1 if faults else 0
+
+
+def versions() -> Iterator[Fact]:
+    """Yield the versions of what is always needed."""
+    yield "seresnet", __version__, True
+    yield "python", f"{platform.python_version()} on {platform.platform()}", True
+    for name in _requirements(None):
+        found = _version(name)
+        yield name, found or f'not installed: run pip install "{name}"', found is not None
+
+
+def extras() -> Iterator[Fact]:
+    """Yield each extra: there, or the command that brings it."""
+    for extra in ("train", "onnx", "quantize", "serve", "hub-data", "scale", "demo"):
+        missing = [name for name in _requirements(extra) if _version(name) is None]
+        yield extra, f'not installed (pip install "seresnet[{extra}]")' if missing else "installed", True
+
+
+def machine() -> Iterator[Fact]:
+    """Yield processor, memory and accelerators, as torch sees them."""
+    import torch
+
+    from seresnet.predict import default_workers
+
+    name, flags = _processor()
+    yield "cpu", f"{name}, {default_workers()} of {os.cpu_count()} cores usable", True
+    yield "cpu features", " ".join(f for f in CPU_FEATURES if f in flags) or "unknown", True
+    yield "torch", f"{torch.get_num_threads()} threads, built for {torch.backends.cpu.get_cpu_capability()}", True
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        yield "memory", _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), True
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        yield f"cuda:{i}", f"{facts.name}, {_size(facts.total_memory)}", True
+    if not torch.cuda.is_available():
+        yield "gpu", "none that torch can use", True
+
+
+def weights() -> Iterator[Fact]:
+    """Yield where weights are kept, and each bundled one after loading it and running it once."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    there = cache if cache.is_dir() else next(parent for parent in cache.parents if parent.is_dir())
+    writable = os.access(there, os.W_OK)
+    free = f"{_size(shutil.disk_usage(there).free)} free"
+    yield "cache", f"{cache} ({free if writable else 'cannot be written to: set HF_HOME to another place'})", writable
+    source = "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
+    yield "downloads from", source, True
+
+
+def _requirements(extra: str | None) -> list[str]:
+    """Return the names of the packages that this one requires, always or for an extra."""
+    names = []
+    for line in requires("seresnet") or []:
+        requirement, _, condition = line.partition(";")
+        wanted = f'extra == "{extra}"' in condition.replace("'", '"') if extra else not condition
+        name = requirement.split("[")[0].strip()
+        if wanted and name != "seresnet":
+            names.append(name.rstrip("0123456789.<>=~!, "))
+    return names
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    """Return the processor's name and feature flags, as Linux tells them."""
+    facts = {}
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", facts.get("features", ""))
+    return facts.get("model name") or platform.processor() or platform.machine(), frozenset(flags.split())
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB"

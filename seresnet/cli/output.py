@@ -1,0 +1,219 @@
+"""Rows of predictions as a table, JSON, JSON lines or CSV, written one at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from seresnet.cli.text import printable, shortened
+from seresnet.errors import ConfigError
+from seresnet.predict import Prediction
+
+FORMATS = ("table", "json", "jsonl", "csv")
+BAR_WIDTH = 24
+
+
+class JsonLines:
+    """One JSON object an image, on a line of its own."""
+
+    header = footer = ""
+
+    def row(self, prediction: Prediction) -> str:
+        """Return one line."""
+        return to_json(_rounded(prediction)) + "\n"
+
+
+class JsonArray(JsonLines):
+    """One JSON array of all images; it is closed, and can be parsed, even where the run was cut short."""
+
+    header, footer = "[", "\n]\n"
+
+    def __init__(self) -> None:
+        self._separator = "\n"
+
+    def row(self, prediction: Prediction) -> str:
+        """Return one element, with the comma in front of it."""
+        before, self._separator = self._separator, ",\n"
+        return before + to_json(_rounded(prediction))
+
+
+class Csv:
+    """``path,label_1,probability_1,...,error``; the classes are empty where there is an error."""
+
+    footer = ""
+
+    def __init__(self, topk: int) -> None:
+        self._width = 2 * topk
+        columns = [name for k in range(1, topk + 1) for name in (f"label_{k}", f"probability_{k}")]
+        self.header = _csv_line(["path", *columns, "error"])
+
+    def row(self, prediction: Prediction) -> str:
+        """Return one line, quoted where it has to be."""
+        pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+        cells = [cell for label, probability in pairs for cell in (label, f"{probability:.6g}")]
+        cells += [""] * (self._width - len(cells))
+        return _csv_line([prediction.path or "", *cells, prediction.error or ""])
+
+
+class PlainTable:
+    """One aligned line an image, for logs and pipes. ``first`` predictions set the widths of the columns."""
+
+    header = footer = ""
+
+    def __init__(self, first: Sequence[Prediction]) -> None:
+        self._path = _width((p.path or "" for p in first), 60)
+        self._label = _width((label for p in first for label in p.labels), 24)
+
+    def row(self, prediction: Prediction) -> str:
+        """Return one line."""
+        path = printable(prediction.path or "").ljust(self._path)
+        if prediction.error is not None:
+            return f"{path}  error: {printable(prediction.error)}\n"
+        pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+        cells = (f"{printable(label).ljust(self._label)} {percent(probability)}" for label, probability in pairs)
+        return "  ".join((path, *cells)) + "\n"
+
+
+class BarTable:
+    """A line a class with its probability as a bar, for people at a terminal."""
+
+    header = footer = ""
+
+    def __init__(self, first: Sequence[Prediction], console: Console) -> None:
+        self._console = console
+        self._path = _width((p.path or "" for p in first), max(16, console.width * 2 // 5))
+        self._label = _width((label for p in first for label in p.labels), max(12, console.width // 4))
+
+    def row(self, prediction: Prediction) -> str:
+        """Return the lines of one image, with colours."""
+        path = shortened(printable(prediction.path or ""), self._path).ljust(self._path)
+        if prediction.error is not None:
+            return self._rendered(Text.assemble((path, "bold"), "  ", (printable(prediction.error), "red")))
+        lines = []
+        for k, (label, probability) in enumerate(zip(prediction.labels, prediction.probabilities, strict=True)):
+            name = shortened(printable(label), self._label).ljust(self._label)
+            first = k == 0
+            lines.append(
+                Text.assemble(
+                    (path if first else " " * self._path, "bold"),
+                    ("  " + name, "bold green" if first else ""),
+                    ("  " + percent(probability), "" if first else "dim"),
+                    ("  " + bar(probability, BAR_WIDTH), "green" if first else "cyan"),
+                )
+            )
+        return "".join(self._rendered(line) for line in lines) + ("\n" if len(lines) > 1 else "")
+
+    def _rendered(self, line: Text) -> str:
+        line.rstrip()
+        line.truncate(self._console.width)
+        with self._console.capture() as capture:
+            self._console.print(line, soft_wrap=True)
+        return capture.get()
+
+
+Rows = JsonLines | Csv | PlainTable | BarTable
+
+
+def rows_for(format: str, topk: int, first: Sequence[Prediction], stream: TextIO) -> Rows:
+    """Return the writer of a format; a table is drawn with bars where the stream is a terminal."""
+    if format == "json":
+        return JsonArray()
+    if format == "jsonl":
+        return JsonLines()
+    if format == "csv":
+        return Csv(topk)
+    return BarTable(first, Console(file=stream)) if stream.isatty() else PlainTable(first)
+
+
+@contextmanager
+def results_to(out: Path | None) -> Iterator[TextIO]:
+    """Open where results go, as UTF-8: stdout, or a file that appears under its name once it is whole.
+
+    Until then the rows are in ``<name>.partial`` beside it, which stays when the run is cut short. File names that are
+    not UTF-8 go out as the bytes that they are.
+    """
+    if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        yield sys.stdout
+        return
+    target = out.resolve()  # through symbolic links, so that the link stays one
+    special = target.exists() and not target.is_file()  # a device or a pipe cannot be renamed over
+    partial = target if special else target.with_name(target.name + ".partial")
+    try:
+        with _open(partial, out) as stream:
+            yield stream
+            if not special:
+                stream.flush()
+                os.fsync(stream.fileno())
+    except BaseException:
+        if not special:
+            print(f"seresnet: cut short; the results up to here are in {printable(str(partial))}", file=sys.stderr)
+        raise
+    if not special:
+        partial.replace(target)
+
+
+def check_out(out: Path, flag: str) -> None:
+    """Raise ConfigError where nothing can be written to ``out``; make its folder where it is not there."""
+    if out.is_dir():
+        raise ConfigError(f"{flag} {out} is a folder: give the name of a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{flag} {out}: {error.strerror}: choose another place") from None
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"{flag} {out}: its folder cannot be written to: choose another place")
+
+
+def to_json(value: object) -> str:
+    r"""Return one line of JSON that is valid UTF-8: stand-ins for undecodable bytes become \udc.. escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def percent(probability: float) -> str:
+    """Return a probability as a percentage, seven characters wide."""
+    return f"{100 * probability:5.1f} %"
+
+
+def bar(share: float, width: int) -> str:
+    """Return a horizontal bar of ``width`` cells for 1.0, drawn to an eighth of a cell."""
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+
+def _open(partial: Path, out: Path) -> TextIO:
+    try:
+        return partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}: choose another place") from None
+
+
+def _rounded(prediction: Prediction) -> dict[str, object]:
+    """Return the shape of a JSON row, with the six digits that a float32 is good for."""
+    value = prediction.to_dict()
+    for row in value["predictions"]:
+        row["probability"] = float(f"{row['probability']:.6g}")
+    return value
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+def _width(texts: Iterator[str], most: int) -> int:
+    return min(max((len(printable(text)) for text in texts), default=0), most)

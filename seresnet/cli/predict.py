@@ -1,0 +1,115 @@
+"""``seresnet predict``: classify images and stream the results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from seresnet.cli.text import STDIN
+from seresnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from seresnet.cli.progress import ImageProgress
+    from seresnet.predict import Classifier, Prediction
+
+SHEET_IMAGES = 48  # on a contact sheet, at most
+TABLE_PEEK = 32  # rows that decide how wide the columns of a table are
+
+
+def predict(
+    *sources: Annotated[str, Parameter(help="Image files, folders (with all below), globs, or - for a list on stdin.")],
+    model: Annotated[
+        str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
+    ] = None,
+    topk: Annotated[int, Parameter(help="Classes to show for each image.")] = 5,
+    format: Annotated[Literal["table", "json", "jsonl", "csv"], Parameter(help="Form of the results.")] = "table",
+    out: Annotated[
+        Path | None, Parameter(help="Write the results to this file instead of stdout; FILE.partial until it is whole.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, Parameter(help=f"Draw the first {SHEET_IMAGES} images with their classes (.png or .jpg).")
+    ] = None,
+    batch_size: Annotated[int | None, Parameter(help="Images at once; by default what suits the device.")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], Parameter(help="What the convolutions compute in.")
+    ] = "auto",
+    workers: Annotated[int | None, Parameter(help="Threads that decode images; by default one a core.")] = None,
+    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+) -> int:
+    """Classify images, from files, folders, globs, or a list on stdin.
+
+    Results go to stdout, one for each image and in order. The exit code is 1 if an image could not be read.
+    """
+    from seresnet.cli.output import check_out
+    from seresnet.cli.progress import ImageProgress
+    from seresnet.data.sources import expand
+    from seresnet.predict import DEFAULT_MODEL, load
+
+    if not sources:
+        raise ConfigError("no images: give files, folders or globs, or - for a list of files on stdin")
+    for flag, path in (("--out", out), ("--sheet", sheet)):
+        if path is not None:
+            check_out(path, flag)
+    given = ["-" if source == STDIN else source for source in sources]
+    clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
+    _announce(clf, model)
+    predictions = clf.stream(expand(given, sys.stdin), topk, batch_size, workers)
+    countable = None if "-" in given else lambda: sum(1 for _ in expand(given))
+    drawn: list[Prediction] = []
+    with ImageProgress(bar=out is not None or not sys.stdout.isatty(), count=countable) as progress:
+        rows = _keep(predictions, drawn, SHEET_IMAGES if sheet else 0)
+        _write(rows, format, min(topk, clf.num_classes), out, progress)
+    print(progress.summary(), file=sys.stderr)
+    if sheet is not None:
+        _draw(drawn, sheet)
+    return 1 if progress.unreadable else 0
+
+
+def _announce(clf: Classifier, model: str | None) -> None:
+    """Say on stderr which model answers, and on what it runs."""
+    if model is None:
+        print(f"no --model given: using the bundled {clf.model_name} ({_classes(clf)})", file=sys.stderr)
+    print(f"{clf.model_name}: {clf.engine.describe()}", file=sys.stderr, flush=True)
+
+
+def _classes(clf: Classifier) -> str:
+    data = {"cifar10": "CIFAR-10 "}.get(clf.model_name.rpartition(".")[2], "")
+    return f"{clf.num_classes} {data}classes"
+
+
+def _keep(predictions: Iterator[Prediction], kept: list[Prediction], most: int) -> Iterator[Prediction]:
+    """Pass predictions on, and put the first ``most`` of them into ``kept`` as well."""
+    for prediction in predictions:
+        if len(kept) < most:
+            kept.append(prediction)
+        yield prediction
+
+
+def _write(
+    predictions: Iterator[Prediction], format: str, topk: int, out: Path | None, progress: ImageProgress
+) -> None:
+    """Write each prediction as soon as it is there; a table waits for a few, to find the widths of its columns."""
+    from seresnet.cli.output import BarTable, results_to, rows_for
+
+    first = list(islice(predictions, TABLE_PEEK if format == "table" else 1))
+    with results_to(out) as stream:
+        rows = rows_for(format, topk, first, stream)
+        stream.write(rows.header)
+        try:
+            for prediction in chain(first, predictions):
+                stream.write(rows.row(prediction))
+                stream.flush()
+                progress.advance(prediction.path, prediction.error, shown=isinstance(rows, BarTable))
+        finally:
+            stream.write(rows.footer)
+            stream.flush()
+
+
+def _draw(predictions: list[Prediction], sheet: Path) -> None:
+    """Draw the contact sheet."""

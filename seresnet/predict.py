@@ -1,0 +1,237 @@
+"""Classify images: from a model's name to labels with probabilities, image by image and in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from os import PathLike, fsdecode
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from seresnet.data.images import decode
+from seresnet.data.parallel import batched, ordered_map
+from seresnet.errors import ConfigError, ImageError
+from seresnet.preprocess import Preprocess
+from seresnet.runtime.engine import Engine, open_engine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seresnet.models.resnet import SEResNet
+
+DEFAULT_MODEL = "seresnet20.cifar10"  # ships with the package
+
+Source = str | PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]  # bytes are an encoded image, not a path
+Batch = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image, the most probable class first.
+
+    ``path`` is None for an image that came from memory. ``error`` is the reason where the image could not be read;
+    labels, indices and probabilities are empty then.
+    """
+
+    path: str | None
+    labels: tuple[str, ...] = ()
+    indices: tuple[int, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction as plain values, in the shape of a line of ``seresnet predict --format jsonl``."""
+        rows = zip(self.labels, self.indices, self.probabilities, strict=True)
+        keys = "label", "index", "probability"
+        return {"path": self.path, "predictions": [dict(zip(keys, row, strict=True)) for row in rows], "error": self.error}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One decoded image, or the reason why there is none."""
+
+    path: str | None
+    pixels: NDArray[np.uint8] | None = None  # (H, W, C)
+    error: str | None = None
+
+
+class Classifier:
+    """A model on an engine, with its preprocessing and labels. Made by `load`."""
+
+    def __init__(self, engine: Engine, preprocess: Preprocess | None, labels: list[str], model_name: str) -> None:
+        self.engine = engine
+        self.labels = labels
+        self.model_name = model_name
+        self._preprocess = preprocess
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.labels)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The evaluation transform of these weights. Raises ConfigError where the model came without one."""
+        if self._preprocess is None:
+            raise ConfigError("this model has no preprocessing: set model.preprocess to a seresnet.Preprocess first")
+        return self._preprocess
+
+    def logits(self, x: Batch | Tensor) -> Batch:
+        """Return logits of preprocessed images: float32 (N, C, H, W) -> float32 (N, num_classes)."""
+        return self.engine.logits(x)
+
+    def predict(
+        self,
+        sources: Source | Iterable[Source],
+        topk: int = 5,
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> list[Prediction]:
+        """Classify images and return one `Prediction` for each, in the order given. See `stream`."""
+        return list(self.stream(sources, topk, batch_size, workers))
+
+    def stream(
+        self,
+        sources: Source | Iterable[Source],
+        topk: int = 5,
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify images one after the other, in order, in flat memory: three batches are held at most.
+
+        A source is a path, the bytes of an image file, an open file, a Pillow image, or an array (H, W, C); an array
+        (N, H, W, C) is N of them. ``workers`` threads decode the next images while the network runs on a batch (None:
+        one a core; 0: none). ``topk`` is cut to the number of classes. An image that cannot be read gives a
+        prediction with an ``error``. Raises ConfigError for a number out of its range.
+        """
+        if not self.num_classes:
+            raise ConfigError("this model has no classifier: use embed, or load it with num_classes")
+        topk = min(_at_least(1, "topk", topk), self.num_classes)
+        return self._predictions(self._read(sources, batch_size, workers), topk)
+
+    def embed(
+        self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
+    ) -> Batch:
+        """Return the pooled features of images: float32 (N, num_features), in the order given.
+
+        Raises ImageError, with the path, for an image that cannot be read.
+        """
+        rows = []
+        for batch in self._read(sources, batch_size, workers):
+            for item in batch:
+                if item.error is not None:
+                    raise ImageError(f"{item.path or 'an image from memory'}: {item.error}")
+            rows.append(self.engine.embed(self._normalized(batch)))
+        return np.concatenate(rows) if rows else self.engine.embed(self._normalized([]))
+
+    def _read(
+        self, sources: Source | Iterable[Source], batch_size: int | None, workers: int | None
+    ) -> Iterator[list[_Read]]:
+        """Decode and crop images in threads, up to two batches ahead of the one that is handed out."""
+        size = self.engine.preferred_batch if batch_size is None else _at_least(1, "batch_size", batch_size)
+        threads = default_workers() if workers is None else _at_least(0, "workers", workers)
+        preprocess = self.preprocess
+
+        def read(source: Source) -> _Read:
+            path = _path(source)
+            try:
+                return _Read(path, preprocess.pixels(decode(source)))
+            except ImageError as error:
+                return _Read(path, error=str(error))
+            except MemoryError:
+                return _Read(path, error="not enough memory to decode it")
+
+        return batched(ordered_map(read, _each(sources), threads, ahead=2 * size), size)
+
+    def _normalized(self, batch: list[_Read]) -> Batch:
+        channels, height, width = self.preprocess.input_size
+        pixels = [item.pixels for item in batch if item.pixels is not None]
+        stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
+        return self.preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
+
+    def _predictions(self, batches: Iterable[list[_Read]], topk: int) -> Iterator[Prediction]:
+        for batch in batches:
+            probabilities = softmax(self.engine.logits(self._normalized(batch)))
+            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+            row = 0
+            for item in batch:
+                if item.error is not None:
+                    yield Prediction(item.path, error=item.error)
+                    continue
+                indices = tuple(best[row].tolist())
+                labels = tuple(self.labels[i] for i in indices)
+                yield Prediction(item.path, labels, indices, tuple(probabilities[row, best[row]].tolist()))
+                row += 1
+
+
+def load(
+    model: str | PathLike[str] | SEResNet = DEFAULT_MODEL,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str | None = None,
+    offline: bool | None = None,
+    num_classes: int | None = None,
+) -> Classifier:
+    """Return a `Classifier` for a model by its name, a directory, a file, ``hf-hub:user/repo``, or a network.
+
+    ``engine`` is "auto" or "torch"; ``precision`` "auto", "float32", "bfloat16", or on GPUs "float16"; ``device``
+    "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one). A network that is handed over is copied, and stays
+    as it is. ``num_classes`` puts a new, untrained classifier in place of the one in the weights, where it differs.
+    Raises WeightsError where the weights cannot be had, ConfigError for a setting that is unknown or impossible here.
+    """
+    if isinstance(model, str | PathLike):
+        from seresnet.weights.load import create_model
+
+        name = os.fspath(model)
+        network = create_model(name, pretrained=True, num_classes=num_classes, offline=offline)
+    else:
+        name, network = type(model).__name__, deepcopy(model)
+        if num_classes is not None and num_classes != network.num_classes:
+            network.reset_classifier(num_classes)
+    opened = open_engine(engine, network, device, precision)
+    return Classifier(opened, network.preprocess, labels_of(network), name)
+
+
+def labels_of(model: SEResNet) -> list[str]:
+    """Return a name for each class: the model's labels, or "class 0", "class 1", ... where it has none."""
+    if len(model.labels) == model.num_classes:
+        return list(model.labels)
+    return [f"class {i}" for i in range(model.num_classes)]
+
+
+def softmax(logits: Batch) -> Batch:
+    """Return probabilities of logits: float32 (N, classes), each row sums to 1."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def default_workers() -> int:
+    """Return one decoding thread for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 32)
+
+
+def _each(sources: Source | Iterable[Source]) -> Iterable[Source]:
+    """Return an iterable of sources, also for a single one."""
+    if isinstance(sources, np.ndarray):
+        return sources if sources.ndim == 4 else [sources]
+    if isinstance(sources, str | PathLike | bytes | Image.Image) or hasattr(sources, "read"):
+        return [sources]  # type: ignore[list-item]
+    return sources  # type: ignore[return-value]
+
+
+def _path(source: Source) -> str | None:
+    if isinstance(source, str | PathLike):
+        return fsdecode(source)
+    return None
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number, {least} or more, not {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""One model, several engines: each turns normalised batches into logits and embeddings as NumPy arrays."""

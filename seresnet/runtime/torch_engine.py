@@ -1,0 +1,104 @@
+"""The engine that needs nothing but torch: the network as it is, in channels-last memory, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from seresnet.errors import ConfigError
+from seresnet.models.resnet import SEResNet
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchEngine:
+    """Run a `SEResNet` with torch.
+
+    The model is taken over: it moves to ``device`` ("cpu", "cuda", "cuda:1", ...; None: a GPU where there is one),
+    into evaluation mode and into ``precision``. With "bfloat16" or "float16" (the latter on GPUs only) the
+    convolutions compute in that format, while batch norms, pooling and classifier stay in float32. "auto" is float32,
+    which on a GPU follows torch's own TF32 switches. Raises ConfigError for a device or a precision that is not there,
+    and where a batch does not fit into memory.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: SEResNet, device: str | None = None, precision: str = "auto") -> None:
+        self._device = torch_device(device)
+        self._dtype = number_format(precision, self._device)
+        self.device = str(self._device)
+        self.precision = str(self._dtype).removeprefix("torch.")
+        self.preferred_batch = 256 if self._device.type == "cuda" else 32
+        self.model = model.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(self._dtype)
+
+    def logits(self, x: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
+        """Return logits: float32 (N, C, H, W) -> float32 (N, num_classes)."""
+        return self._run(self._logits, x, self.model.num_classes)
+
+    def embed(self, x: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
+        """Return pooled features: float32 (N, C, H, W) -> float32 (N, num_features)."""
+        return self._run(self._pooled, x, self.model.num_features)
+
+    def describe(self) -> str:
+        """Return engine, device and precision in a few words."""
+        if self._device.type == "cuda":
+            where = f"{self.device} ({torch.cuda.get_device_name(self._device)})"
+        else:
+            threads = torch.get_num_threads()
+            where = f"{self.device} ({threads} thread{'s' if threads > 1 else ''})"
+        return f"torch {torch.__version__}, {where}, {self.precision}"
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        features = self.model.forward_features(x).float()
+        return self.model.forward_head(features, pre_logits=True)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.model.fc(self._pooled(x))
+
+    def _run(self, forward: Callable[[Tensor], Tensor], x: NDArray[np.float32] | Tensor, width: int) -> NDArray:
+        batch = torch.as_tensor(x)
+        if batch.ndim != 4 or batch.shape[1] != self.model.in_chans:
+            raise ConfigError(f"a batch must be (N, {self.model.in_chans}, H, W), not {tuple(batch.shape)}")
+        if len(batch) == 0:
+            return np.empty((0, width), np.float32)
+        try:
+            with torch.inference_mode():
+                moved = batch.to(self._device, self._dtype, memory_format=torch.channels_last)
+                return forward(moved).cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise ConfigError(f"a batch of {len(batch)} does not fit on {self.device}: use a smaller batch size") from None
+
+
+def torch_device(name: str | None) -> torch.device:
+    """Return the device by its name, tried with one allocation; None takes a GPU where there is one."""
+    if name is None or name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(f"device {name!r} cannot be used here: use {' or '.join(devices())}") from None
+    return device
+
+
+def devices() -> list[str]:
+    """Return names of the devices that are there."""
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
+
+def number_format(precision: str, device: torch.device) -> torch.dtype:
+    """Return the format of the convolutions for a precision by its name, "auto" among them."""
+    if precision == "auto":
+        return torch.float32
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is unknown: use auto, {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError("precision float16 needs a GPU: use bfloat16 or float32 on the CPU")
+    return PRECISIONS[precision]

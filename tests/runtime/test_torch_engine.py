@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from seresnet.errors import ConfigError
+from seresnet.runtime.engine import open_engine
+from seresnet.runtime.torch_engine import TorchEngine
+from tests.networks import seresnet20
+
+
+def batch(count: int = 5, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, size, size), dtype=np.float32)
+
+
+def by_hand(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and pooled features by the network's own forward passes."""
+    model = seresnet20()
+    with torch.no_grad():
+        features = model.forward_features(torch.from_numpy(x))
+        return model(torch.from_numpy(x)).numpy(), model.forward_head(features, pre_logits=True).numpy()
+
+
+def test_float32_gives_the_networks_own_numbers():
+    logits, features = by_hand(batch())
+    engine = TorchEngine(seresnet20(), "cpu", "float32")
+    np.testing.assert_allclose(engine.logits(batch()), logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
+    np.testing.assert_allclose(engine.embed(batch()), features, rtol=1e-5, atol=1e-5 * np.abs(features).max())
+
+
+def test_takes_tensors_and_arrays_of_any_layout():
+    engine = TorchEngine(seresnet20(), "cpu", "float32")
+    expected = engine.logits(batch())
+    np.testing.assert_array_equal(engine.logits(torch.from_numpy(batch())), expected)
+    channels_last = torch.from_numpy(batch()).to(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(engine.logits(channels_last), expected)
+    np.testing.assert_array_equal(engine.logits(batch().transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)), expected)
+
+
+def test_bfloat16_is_near_and_really_another_format():
+    logits, features = by_hand(batch())
+    engine = TorchEngine(seresnet20(), "cpu", "bfloat16")
+    for got, exact in ((engine.logits(batch()), logits), (engine.embed(batch()), features)):
+        difference = np.abs(got - exact).max() / np.abs(exact).max()
+        assert got.dtype == np.float32
+        assert 1e-5 < difference < 0.03  # 8 bits of mantissa, 19 layers
+
+
+def test_bfloat16_keeps_batch_norm_and_classifier_in_float32():
+    engine = TorchEngine(seresnet20(), "cpu", "bfloat16")
+    formats = {name: parameter.dtype for name, parameter in engine.model.named_parameters()}
+    assert formats["layer1.0.conv1.weight"] == torch.bfloat16
+    assert {formats["bn1.weight"], formats["fc.weight"], formats["layer3.2.bn2.bias"]} == {torch.float32}
+
+
+def test_dropout_is_off():
+    model = seresnet20()
+    model.drop_rate = 0.5
+    engine = TorchEngine(model.train(), "cpu", "float32")
+    np.testing.assert_array_equal(engine.logits(batch()), engine.logits(batch()))
+
+
+def test_an_empty_batch_gives_empty_results():
+    engine = TorchEngine(seresnet20(), "cpu", "float32")
+    assert engine.logits(batch(0)).shape == (0, 10)
+    assert engine.embed(batch(0)).shape == (0, 64)
+
+
+def test_describes_itself():
+    engine = TorchEngine(seresnet20(), "cpu", "auto")
+    assert (engine.name, engine.device, engine.precision) == ("torch", "cpu", "float32")
+    assert engine.describe().startswith(f"torch {torch.__version__}, cpu (")
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 4, 32, 32), (2, 32, 32, 3)])
+def test_a_batch_of_another_shape_is_refused(shape):
+    with pytest.raises(ConfigError, match=r"must be \(N, 3, H, W\), not \("):
+        TorchEngine(seresnet20(), "cpu").logits(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cuda:77"}, "device 'cuda:77' cannot be used here: use cpu"),
+        ({"device": "toaster"}, "device 'toaster' cannot be used here: use cpu"),
+        ({"device": "cpu", "precision": "float16"}, "float16 needs a GPU: use bfloat16 or float32"),
+        ({"device": "cpu", "precision": "int3"}, "precision 'int3' is unknown: use auto, float32, bfloat16, float16"),
+        ({"name": "steam"}, "engine 'steam' is unknown: use auto or torch"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_engine(settings.pop("name", "auto"), seresnet20(), **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-2), ("float16", 1e-2), ("bfloat16", 3e-2)])
+def test_a_gpu_agrees_with_the_cpu(precision, bound):
+    logits, _ = by_hand(batch())
+    engine = open_engine("torch", seresnet20(), "cuda", precision)
+    assert np.abs(engine.logits(batch()) - logits).max() / np.abs(logits).max() < bound
