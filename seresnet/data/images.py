@@ -26,7 +26,7 @@ from PIL import (
 )
 
 from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, lost_rows
-from seresnet.data.sources import images_below
+from seresnet.data.sources import files_below
 from seresnet.errors import ImageError
 
 MAX_PIXELS = 50_000_000
@@ -123,7 +123,7 @@ def _open_path(path: str | bytes) -> IO[bytes]:
         raise ImageError("no such file") from None  # a NUL in the name
     if stat.S_ISDIR(mode):
         os.scandir(path).close()  # raises where the folder itself is closed to us
-        empty = next(images_below(os.fsdecode(path)), None) is None
+        empty = next(files_below(os.fsdecode(path)), None) is None
         raise ImageError("is a folder without images" if empty else "is a folder")
     if not stat.S_ISREG(mode):
         raise ImageError("not a regular file")

@@ -6,7 +6,9 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -41,16 +43,38 @@ def _lines(stdin: TextIO) -> Iterator[str]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """Yield what a glob matches; ``**`` reaches into folders by itself, so the folders that it matches add nothing."""
-    recursive, only_images = "**" in pattern, pattern.endswith("**")
-    found = False
-    for path in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207
-        if recursive and (os.path.isdir(path) or (only_images and not _is_image(path))):  # noqa: PTH112
-            continue
-        found = True
-        yield from _file_or_folder(path)
-    if not found:
-        yield pattern
+    """Yield what a glob matches, in sorted order, or the pattern itself where nothing does."""
+    parts = pattern.split("/")
+    if "**" in parts:
+        found = _matches_at_any_depth(parts)
+    else:
+        found = chain.from_iterable(map(_file_or_folder, sorted(glob.iglob(pattern))))  # noqa: PTH207
+    first = next(found, None)
+    yield pattern if first is None else first
+    yield from found
+
+
+def _matches_at_any_depth(parts: list[str]) -> Iterator[str]:
+    """Yield the files that match a pattern with ``**``, which stands for any number of folders (images, at the end)."""
+    depth = parts.index("**")
+    base, below = "/".join(parts[:depth]) or ("/" if depth else "."), parts[depth:]
+    keep = _is_image if below[-1] == "**" else _is_any
+    folders = sorted(glob.iglob(base)) if glob.has_magic(base) else [base]  # noqa: PTH207
+    for folder in folders:
+        start = "" if depth == 0 else os.path.join(folder, "")  # noqa: PTH118
+        for path in files_below(folder, keep):
+            shown = path[2:] if depth == 0 else path  # no "./" where the pattern had none
+            if _fits(shown[len(start) :].split("/"), below) or os.path.isdir(shown):  # noqa: PTH112 (not listable)
+                yield shown
+
+
+def _fits(names: list[str], parts: list[str]) -> bool:
+    """Tell whether the parts of a path match the parts of a pattern."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return parts == ["**"] or _fits(names, parts[1:]) or (bool(names) and _fits(names[1:], parts))
+    return bool(names) and fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
 
 
 def _file_or_folder(path: str) -> Iterator[str]:
@@ -58,17 +82,28 @@ def _file_or_folder(path: str) -> Iterator[str]:
         yield path
         return
     found = False
-    for image in images_below(path):
+    for image in files_below(path):
         found = True
         yield image
     if not found:
         yield path
 
 
-def images_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Yield the images below ``folder`` in sorted order; a folder that cannot be listed is yielded itself.
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
 
-    Links are followed, except to a folder ``above`` (device and inode), which would never end.
+
+def _is_any(_: str) -> bool:
+    return True
+
+
+def files_below(
+    folder: str, keep: Callable[[str], bool] = _is_image, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[str]:
+    """Yield the files below ``folder`` whose names ``keep`` accepts, in sorted order, without hidden ones.
+
+    A folder that cannot be listed is yielded itself. Links are followed, except to a folder ``above`` (device and
+    inode), which would never end.
     """
     try:
         status = os.stat(folder)  # noqa: PTH116
@@ -76,21 +111,15 @@ def images_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterat
         if here in above:
             return
         with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name + "/" * entry.is_dir()
-                for entry in entries
-                if not entry.name.startswith(".") and (_is_image(entry.name) or entry.is_dir())
-            )
+            shown = (entry for entry in entries if not entry.name.startswith("."))
+            marked = ((entry.name + "/") if entry.is_dir() else entry.name for entry in shown)
+            names = sorted(name for name in marked if name.endswith("/") or keep(name))
     except OSError:
         yield folder
         return
     for name in names:
         path = os.path.join(folder, name)  # noqa: PTH118 (Path would cost more than the listing)
         if name.endswith("/"):
-            yield from images_below(path[:-1], (*above, here))
+            yield from files_below(path[:-1], keep, (*above, here))
         else:
             yield path
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
