@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from seresnet.models.recompute import recomputed
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 
@@ -60,7 +60,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: ``relu(shortcut + excite(convolutions(x)))``, ``(N, C, H, W) -> (N, C', H/stride, W/stride)``."""
+    """A residual block: ``relu(shortcut + excite(branch(x)))``, ``(N, C, H, W) -> (N, C', H/stride, W/stride)``."""
 
     conv1: nn.Conv2d
     bn1: nn.BatchNorm2d
@@ -246,7 +246,7 @@ class SEResNet(nn.Module):
         if not (self.grad_checkpointing and self.training):
             return stage(x)
         for block in stage:
-            x = checkpoint(block, x, use_reentrant=False)  # type: ignore[assignment]
+            x = recomputed(block, x)
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -284,14 +284,13 @@ class SEResNet(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}: an SE-ResNet gives NCHW feature maps only")
         wanted = self._wanted(indices)
-        kept = []
-        for index, stage in enumerate([None, *self.stages]):
+        x = self.forward_stem(x)
+        kept = [x] if 0 in wanted else []
+        x = self.maxpool(x)
+        for index, stage in enumerate(self.stages, start=1):
             if stop_early and index > max(wanted):
                 break
-            if stage is None:
-                x = self.forward_stem(x)
-            else:
-                x = self._run(stage, self.maxpool(x) if index == 1 else x)
+            x = self._run(stage, x)
             if index in wanted:
                 kept.append(x)
         return kept if intermediates_only else (x, kept)
@@ -300,14 +299,10 @@ class SEResNet(nn.Module):
         count = len(self.feature_info)
         if indices is None:
             return set(range(count))
-        chosen = range(count - indices, count) if isinstance(indices, int) else [i % count for i in indices]
-        if (
-            not chosen
-            or min(chosen) < 0
-            or (not isinstance(indices, int) and not all(-count <= i < count for i in indices))
-        ):
+        chosen = list(range(-indices, 0) if isinstance(indices, int) else indices)
+        if not chosen or not all(-count <= i < count for i in chosen):
             raise ValueError(f"indices is {indices!r}: this network has feature maps 0 to {count - 1}")
-        return set(chosen)
+        return {i % count for i in chosen}
 
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """Return the classifier, or its name."""
@@ -341,7 +336,7 @@ class SEResNet(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Return regular expressions that sort parameter names into groups by depth, for layer-wise learning rates."""
-        return {"stem": r"^(conv1|bn1)", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+        return {"stem": r"^(?:conv1|bn1)", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
 def count_parameters(model: nn.Module) -> int:
