@@ -1,0 +1,31 @@
+"""Train a small SE-ResNet on CIFAR-10 from scratch."""
+
+from seresnet.train.config import TrainConfig
+
+
+def cifar10() -> TrainConfig:
+    """Train on 32x32 photographs with He et al.'s augmentation, and a cosine schedule in place of steps.
+
+    Command: ``seresnet train CIFAR10 --recipe cifar10 --model seresnet20 --out runs/cifar10``, where ``CIFAR10`` has
+    ``train/<class>/*`` and ``test/<class>/*``. Of the training images 2 % are held out to watch the run; the test
+    images are for ``seresnet eval`` alone.
+    Time and result: see ``benchmarks/``, the record of the bundled ``seresnet20.cifar10``.
+    Source: arXiv 1512.03385, section 4.2 (shift by up to 4 pixels, mirror, batch 128, rate 0.1, momentum 0.9).
+    The cosine schedule (arXiv 1608.03983) needs fewer epochs than that paper's 164.
+    """
+    return TrainConfig(
+        model="seresnet20",
+        size=32,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        crop_pct=1.0,
+        crop="center",
+        pad=4,
+        val_fraction=0.02,
+        epochs=60,
+        global_batch_size=128,
+        lr=0.1,
+        weight_decay=3e-4,
+        warmup_epochs=1.0,
+        ema_decay=0.999,
+    )

@@ -1,0 +1,1 @@
+"""Training: settings, loop, optimizer and schedule, moving average, checkpoints, and the record of a run."""

@@ -1,0 +1,306 @@
+"""The training loop: read `Training.run` from top to bottom.
+
+All that is random in a step (augmentation, dropout, stochastic depth) follows from the seed and the number of the step
+alone, so an interrupted run continues as if it had never stopped: there is no random state to lose.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seresnet.data.augment import BatchAugment
+from seresnet.data.loader import Batch, Loader
+from seresnet.data.parallel import batched
+from seresnet.errors import SeresnetError
+from seresnet.models.resnet import SEResNet
+from seresnet.train.checkpoint import check_same_run, save_state
+from seresnet.train.config import TrainConfig
+from seresnet.train.ema import ModelEma
+from seresnet.train.optim import learning_rate, set_learning_rate, sgd
+from seresnet.train.progress import EpochProgress
+from seresnet.train.record import RunRecord, draw_curves
+from seresnet.weights.save import save
+
+log = logging.getLogger("seresnet")
+
+MAX_BAD_STEPS = 3  # steps in a row without a finite loss before the run stops
+
+
+class TrainingStopped(SeresnetError):
+    """A signal stopped the run after its checkpoint was written; ``exit_code`` is the shell's for that signal."""
+
+    def __init__(self, signum: int, out: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; continue with the same command and --resume")
+        self.exit_code = 128 + signum
+        self.out = out
+
+
+@dataclass
+class Position:
+    """Where a run is: all of it that is not a tensor."""
+
+    epoch: int = 0  # epochs that are complete
+    batch: int = 0  # steps done within the epoch
+    step: int = 0  # steps done in all
+    loss_sum: float = 0.0  # over the images of this epoch
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0  # spent on training, over all sessions
+    best_top1: float = -1.0
+
+
+class Training:
+    """A run: a model, its data, an optimizer, and where it stands."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: SEResNet,
+        train_data: Loader,
+        val_data: Loader,
+        accelerator: Accelerator,
+        record: RunRecord | None,
+        identity: dict[str, Any],
+    ) -> None:
+        self.config, self.record, self.identity, self.accelerator = config, record, identity, accelerator
+        self.train_data, self.val_data = train_data, val_data
+        self.model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEma(model, config.ema_decay) if config.ema_decay else None
+        self.optimizer = sgd(self.model, config)
+        preprocess = train_data.crop.preprocess
+        self.augment = BatchAugment(
+            preprocess, pad=config.pad, hflip=config.hflip, rotation=config.rotation, erase=config.erase
+        ).to(accelerator.device)
+        self.plain = BatchAugment(preprocess, pad=0, hflip=0, rotation=0, erase=0).to(accelerator.device)
+        self.steps_per_epoch = train_data.batches_per_epoch() // config.accumulate
+        if not self.steps_per_epoch:
+            raise SeresnetError(
+                f"{len(train_data.samples)} training images are fewer than one batch; lower --batch-size"
+            )
+        self.at = Position()
+        self.bad_steps = 0
+        self.stop_signal: int | None = None
+
+    # The run
+
+    def run(self, state: dict[str, Any] | None = None) -> Position:
+        """Train to the last epoch, from the start or from the state of a checkpoint."""
+        if state:
+            self.restore(state)
+        prepared = self.accelerator.prepare_model(self.model)
+        self.network: nn.Module = torch.compile(prepared) if self.config.compile else prepared  # type: ignore[assignment]
+        with self.signals():
+            while self.at.epoch < self.config.epochs:
+                self.train_epoch()
+                self.end_epoch(self.validate(self.averaged()))
+        return self.at
+
+    def train_epoch(self) -> None:
+        """Go through the training images once, or through what is left of them after a resume."""
+        at, config = self.at, self.config
+        self.network.train()
+        batches = self.train_data.epoch(at.epoch, skip=at.batch * config.accumulate)
+        start = last_save = time.perf_counter()
+        before = at.seconds
+        with EpochProgress(self.label(), self.steps_per_epoch, at.batch, quiet=self.record is None) as progress:
+            for group in batched(batches, config.accumulate):
+                if at.batch == self.steps_per_epoch:
+                    break
+                images = self.step(group)
+                now = time.perf_counter()
+                at.seconds = before + now - start
+                progress.advance(images, f"loss {at.loss_sum / max(1, at.seen):.3f}")
+                if self.stop_signal or now - last_save > 60 * config.checkpoint_minutes:
+                    self.save_checkpoint()
+                    last_save = now
+                if self.stop_signal:
+                    raise TrainingStopped(self.stop_signal, self.record.out if self.record else Path())
+        self.images_per_s = progress.images_per_s * self.accelerator.num_processes
+
+    def step(self, group: Sequence[Batch]) -> int:
+        """Take one optimizer step on the batches of ``group``; return the number of images."""
+        at, config = self.at, self.config
+        set_learning_rate(self.optimizer, learning_rate(at.step, self.steps_per_epoch, config))
+        statistics = [b for b in self.model.buffers() if b.is_floating_point()]
+        kept = torch._foreach_add(statistics, 0.0)  # a copy: a batch that goes wrong must not spoil batch norm
+        loss_sum = torch.zeros((), device=self.accelerator.device)
+        correct = torch.zeros((), device=self.accelerator.device, dtype=torch.long)
+        for micro, batch in enumerate(group):
+            self.seed(micro)
+            loss, hits = self.loss(batch)
+            self.accelerator.backward(loss / len(group))
+            loss_sum += loss.detach() * len(batch.targets)
+            correct += hits
+        images = sum(len(batch.targets) for batch in group)
+        finite = self.everywhere(math.isfinite(total := loss_sum.item()))
+        if finite:
+            if config.clip_grad:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad)
+            self.optimizer.step()
+            if self.ema:
+                self.ema.update(self.model, at.step)
+            at.loss_sum, at.correct, at.seen = at.loss_sum + total, at.correct + int(correct), at.seen + images
+        else:
+            torch._foreach_copy_(statistics, kept)
+        self.optimizer.zero_grad(set_to_none=True)
+        at.batch, at.step = at.batch + 1, at.step + 1
+        self.count_bad_steps(finite, group)
+        return images
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of one batch, and how many of its images were classified rightly."""
+        device = self.accelerator.device
+        x = self.augment(torch.from_numpy(batch.pixels).to(device, non_blocking=True))
+        target = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+        logits = self.network(x)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=self.config.label_smoothing)
+        return loss, (logits.argmax(1) == target).sum()
+
+    def seed(self, micro: int) -> None:
+        """Set torch's random state from the seed, the step and the process alone."""
+        numbers = (self.config.seed, self.at.step, micro, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+    def everywhere(self, condition: bool) -> bool:
+        """Tell whether ``condition`` holds in all processes."""
+        if self.accelerator.num_processes == 1:
+            return condition
+        flag = torch.tensor([float(condition)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() == self.accelerator.num_processes)
+
+    def count_bad_steps(self, finite: bool, group: Sequence[Batch]) -> None:
+        """Stop after several steps without a finite loss, with the files of the last one."""
+        self.bad_steps = 0 if finite else self.bad_steps + 1
+        if finite:
+            return
+        files = [str(path) for batch in group for path in batch.paths]
+        log.warning("step %d: the loss is not finite; no step taken. Files: %s", self.at.step, ", ".join(files))
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise SeresnetError(
+                f"the loss was not finite in {MAX_BAD_STEPS} steps in a row; lower --lr or set clip_grad=1. "
+                f"The last batch began with {', '.join(files[:3])}; log.txt names all its files"
+            )
+
+    # After each epoch
+
+    def averaged(self) -> SEResNet:
+        """Return the model that counts: the moving average where there is one."""
+        return self.ema.module if self.ema else self.model  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Return loss, top-1 and top-5 over the validation images, each counted once, over all processes."""
+        model.eval()
+        sums = np.zeros(4)
+        for batch in self.val_data.in_order():
+            x = self.plain(torch.from_numpy(batch.pixels).to(self.accelerator.device))
+            target = torch.from_numpy(batch.targets).to(self.accelerator.device)
+            with self.accelerator.autocast():
+                logits = model(x).float()
+            ranks = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
+            loss = F.cross_entropy(logits, target, reduction="sum")
+            sums += (loss.item(), ranks[:, 0].sum().item(), ranks.sum().item(), len(target))
+        if self.accelerator.num_processes > 1:
+            sums = np.sum(gather_object([sums]), axis=0)
+        return {
+            f"val_{key}": float(value / sums[3]) for key, value in zip(("loss", "top1", "top5"), sums, strict=False)
+        }
+
+    def end_epoch(self, figures: dict[str, float]) -> None:
+        """Write the figures of the epoch, the models and the checkpoint, and go to the next one."""
+        at = self.at
+        at.epoch, at.batch = at.epoch + 1, 0
+        better = figures["val_top1"] > at.best_top1
+        at.best_top1 = max(at.best_top1, figures["val_top1"])
+        row = {"epoch": at.epoch, "step": at.step, "lr": learning_rate(at.step - 1, self.steps_per_epoch, self.config)}
+        row |= {"train_loss": at.loss_sum / max(1, at.seen), "train_top1": at.correct / max(1, at.seen)}
+        row |= {**figures, "images_per_s": self.images_per_s, "seconds": at.seconds}
+        at.loss_sum, at.correct, at.seen = 0.0, 0, 0
+        if self.record:
+            log.info(
+                "epoch %d/%d  loss %.4f  top-1 %.2f %%  validation: loss %.4f  top-1 %.2f %%  %.0f images/s",
+                *(at.epoch, self.config.epochs, row["train_loss"], 100 * row["train_top1"]),
+                *(row["val_loss"], 100 * row["val_top1"], self.images_per_s),
+            )
+            self.record.epoch(row)
+            save(self.averaged(), self.record.out / "last")
+            if better:
+                save(self.averaged(), self.record.out / "best")
+            draw_curves(self.record.rows, self.record.out / "curves.png", self.config.model)
+        self.save_checkpoint()
+        self.accelerator.wait_for_everyone()
+
+    def label(self) -> str:
+        """Return the name of the epoch under way."""
+        return f"epoch {self.at.epoch + 1}/{self.config.epochs}"
+
+    # Stopping and going on
+
+    def save_checkpoint(self) -> None:
+        """Write all that `restore` needs; the previous checkpoint stays until this one is whole."""
+        if not self.record:
+            return
+        state = {
+            "identity": self.identity,
+            "config": self.config.to_dict(),
+            "position": asdict(self.at),
+            "rows": self.record.rows,
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_state(state, self.record.out / "last" / "state.pt")
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a run where its checkpoint was written."""
+        path = self.record.out / "last" / "state.pt" if self.record else Path("state.pt")
+        check_same_run(state["identity"], self.identity, path)
+        before, now = state["config"], self.config.to_dict()
+        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        self.at = Position(**state["position"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema and state["ema"]:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.record:
+            self.record.restore(state["rows"])
+            log.info(
+                "resumed at epoch %d, step %d%s", self.at.epoch + 1, self.at.step, f" with {changed}" if changed else ""
+            )
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT end the run after the step under way; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, frame: FrameType | None) -> None:
+            if self.stop_signal:
+                os._exit(128 + signum)
+            self.stop_signal = signum
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
