@@ -48,7 +48,11 @@ class Prediction:
         """Return the prediction as plain values, in the shape of a line of ``seresnet predict --format jsonl``."""
         rows = zip(self.labels, self.indices, self.probabilities, strict=True)
         keys = "label", "index", "probability"
-        return {"path": self.path, "predictions": [dict(zip(keys, row, strict=True)) for row in rows], "error": self.error}
+        return {
+            "path": self.path,
+            "predictions": [dict(zip(keys, row, strict=True)) for row in rows],
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def _each(sources: Source | Iterable[Source]) -> Iterable[Source]:
         return sources if sources.ndim == 4 else [sources]
     if isinstance(sources, str | PathLike | bytes | Image.Image) or hasattr(sources, "read"):
         return [sources]  # type: ignore[list-item]
-    return sources  # type: ignore[return-value]
+    return sources
 
 
 def _path(source: Source) -> str | None:

@@ -6,21 +6,26 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from seresnet import __version__
 from seresnet.cli.text import STDIN, printable
 from seresnet.errors import SeresnetError
 
-# verb -> (module:function, one line of help). A verb's module is imported when the verb is used.
+# verb -> (module:function, what it takes, one line of help). A verb's module is imported when the verb is used.
 VERBS = {
-    "predict": ("seresnet.cli.predict:predict", "Classify images, from files, folders, globs, or a list on stdin."),
-    "eval": ("seresnet.cli.eval:evaluate", "Measure a model on labelled images."),
-    "train": ("seresnet.cli.train:train", "Train or fine-tune a model on a folder of labelled images."),
-    "models": ("seresnet.cli.models:models", "List the networks and the weights that have a name."),
-    "card": ("seresnet.cli.card:card", "Show what is known about one model."),
-    "doctor": ("seresnet.cli.doctor:doctor", "Check this installation and show what it runs on."),
+    "predict": (
+        "seresnet.cli.predict:predict",
+        "SOURCE...",
+        "Classify images: files, folders, globs, or a list on stdin.",
+    ),
+    "eval": ("seresnet.cli.eval:evaluate", "DATA", "Measure a model on labelled images."),
+    "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
+    "models": ("seresnet.cli.models:models", "[PATTERN]", "List the networks, and the weights that have a name."),
+    "card": ("seresnet.cli.card:card", "MODEL", "Show what is known about one model."),
+    "doctor": ("seresnet.cli.doctor:doctor", "", "Check this installation, and show what it runs on."),
 }
 
 # Modules that an extra brings -> the extra, for the message where one is missing.
@@ -35,17 +40,23 @@ EXTRAS = {
 }
 
 
-def make_app() -> App:
-    """Return the application with every verb; the verbs are not imported yet."""
+def make_app(asked: str | None = None) -> App:
+    """Return the application with every verb, none of them imported yet.
+
+    The verb that is ``asked`` for describes itself by its whole docstring, the others by their line in the table.
+    """
     app = App(
         name="seresnet",
+        usage="Usage: seresnet COMMAND",
         help="SE-ResNets: classify images, train on your own, and measure what came of it.",
         help_epilogue="Every command takes --debug, which shows the traceback of an error.",
+        help_format="markdown",
         version=__version__,
-        default_parameter=Parameter(negative=(), show_default=_worth_showing),
+        default_parameter=Parameter(negative=(), show_default=_default),
     )
-    for verb, (target, line) in VERBS.items():
-        app.command(target, name=verb, help=line)
+    for place, (verb, (target, takes, line)) in enumerate(VERBS.items()):
+        usage = " ".join(("Usage: seresnet", verb, *takes.split(), "[OPTIONS]"))
+        app.command(target, name=verb, usage=usage, help=None if verb == asked else line, sort_key=place)
     return app
 
 
@@ -56,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     tokens, debug = _without_debug(arguments)
     try:
-        result = make_app()(
+        result = make_app(tokens[0] if tokens else None)(
             tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
         )
         sys.stdout.flush()
@@ -77,9 +88,7 @@ def run(arguments: Sequence[str]) -> int:
 def explain(error: Exception) -> str:
     """Return one line that says what went wrong and what to do."""
     if isinstance(error, CycloptsError):
-        command = " ".join(["seresnet", *(error.command_chain or ())])
-        reason = str(error).replace(STDIN, "-").strip().rstrip(".")
-        return f"{reason[:1].lower()}{reason[1:]} (see {command} --help)"
+        return _usage_error(error)
     if isinstance(error, SeresnetError):
         return str(error)
     missing = _missing_module(error)
@@ -89,10 +98,22 @@ def explain(error: Exception) -> str:
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """Take ``--debug`` out, wherever it stands before ``--``, and mark a lone ``-``, which cyclopts takes for an option."""
+    """Take out ``--debug``, wherever it stands before ``--``; mark a lone ``-``, which cyclopts takes for an option."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = [STDIN if token == "-" else token for token in arguments[:end] if token != "--debug"]
     return [*options, *arguments[end:]], "--debug" in arguments[:end]
+
+
+def _usage_error(error: CycloptsError) -> str:
+    """Return what is wrong with the arguments, and where to look."""
+    if isinstance(error, UnknownCommandError) and error.unused_tokens:
+        wrong = error.unused_tokens[0]  # its own text would import every verb
+        near = get_close_matches(wrong, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(VERBS)}"
+        return f"unknown command {wrong!r}: {hint} (see seresnet --help)"
+    reason = str(error).replace(STDIN, "-").strip().rstrip(".")
+    command = " ".join(["seresnet", *(error.command_chain or ())])
+    return f"{reason[:1].lower()}{reason[1:]} (see {command} --help)"
 
 
 def _missing_module(error: BaseException | None) -> str | None:
@@ -115,5 +136,6 @@ def _silence_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _worth_showing(value: object) -> bool:
-    return value is not None and value is not False
+def _default(value: object) -> str | None:
+    """Return how the help shows a default; not at all where nothing stands for "not given"."""
+    return None if value in (None, False, ()) else str(value)

@@ -1,4 +1,4 @@
-"""``seresnet doctor``: what is installed, what it runs on, where weights are kept, and whether the bundled ones are whole."""
+"""``seresnet doctor``: what is installed, what it runs on, and whether the bundled weights are whole."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from seresnet import __version__
-from seresnet.errors import SeresnetError
 
-CPU_FEATURES = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+CPU_FEATURES = (
+    "avx2",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+)
 
 Fact = tuple[str, str, bool]  # what, its value, whether it is as it should be
 
@@ -38,7 +48,9 @@ def doctor() -> int:
             faults += not good
             mark = ("  ✓ ", "green") if good else ("  ✗ ", "bold red")
             console.print(Text.assemble(mark, what.ljust(20), " ", value), soft_wrap=True)
-    console.print(Text("all is well" if not faults else f"{faults} to mend", "bold green" if not faults else "bold red"))
+    console.print(
+        Text("all is well" if not faults else f"{faults} to mend", "bold green" if not faults else "bold red")
+    )
     return 1 if faults else 0
 
 

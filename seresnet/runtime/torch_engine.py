@@ -33,7 +33,8 @@ class TorchEngine:
         self.device = str(self._device)
         self.precision = str(self._dtype).removeprefix("torch.")
         self.preferred_batch = 256 if self._device.type == "cuda" else 32
-        self.model = model.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False).to(self._device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(self._dtype)
@@ -62,7 +63,9 @@ class TorchEngine:
     def _logits(self, x: Tensor) -> Tensor:
         return self.model.fc(self._pooled(x))
 
-    def _run(self, forward: Callable[[Tensor], Tensor], x: NDArray[np.float32] | Tensor, width: int) -> NDArray:
+    def _run(
+        self, forward: Callable[[Tensor], Tensor], x: NDArray[np.float32] | Tensor, width: int
+    ) -> NDArray[np.float32]:
         batch = torch.as_tensor(x)
         if batch.ndim != 4 or batch.shape[1] != self.model.in_chans:
             raise ConfigError(f"a batch must be (N, {self.model.in_chans}, H, W), not {tuple(batch.shape)}")
@@ -73,7 +76,9 @@ class TorchEngine:
                 moved = batch.to(self._device, self._dtype, memory_format=torch.channels_last)
                 return forward(moved).cpu().numpy()
         except torch.OutOfMemoryError:
-            raise ConfigError(f"a batch of {len(batch)} does not fit on {self.device}: use a smaller batch size") from None
+            raise ConfigError(
+                f"a batch of {len(batch)} does not fit on {self.device}: use a smaller batch size"
+            ) from None
 
 
 def torch_device(name: str | None) -> torch.device:
