@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 .PHONY: demo test check format clean
 
 demo: $(STAMP)
-	$(BIN)/python -m examples.demo
+	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

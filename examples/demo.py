@@ -20,9 +20,9 @@ from sklearn.model_selection import train_test_split
 
 OUT = Path("demo")
 PHOTOGRAPHS = (
-    "astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png grass.png "
-    "hubble_deep_field.jpg moon.png motorcycle_left.png rocket.jpg"
-).split()
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png"),
+    *("grass.png", "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "rocket.jpg"),
+)
 
 
 def command(*arguments: str | Path) -> None:
@@ -42,7 +42,7 @@ def write_photographs(folder: Path) -> None:
 
 
 def write_digits(folder: Path) -> None:
-    """Write scikit-learn's 1,797 handwritten digits as ``folder/train/<digit>/*.png`` and a fifth as ``folder/test``."""
+    """Write scikit-learn's handwritten digits: 1,437 as ``folder/train/<digit>/*.png``, 360 as ``folder/test``."""
     digits = load_digits()
     parts = train_test_split(np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)
     for split, indices in zip(("train", "test"), parts, strict=True):
@@ -63,7 +63,7 @@ def main() -> None:
     command("predict", OUT / "photographs", "--topk", "3", "--sheet", OUT / "photographs.png")
     print("\n2. The same weights, fine-tuned to read real handwritten digits: 1,437 to learn from, 360 held out.")
     write_digits(OUT / "digits")
-    command("train", OUT / "digits", "--recipe", "finetune", "--out", OUT / "run")
+    command("train", OUT / "digits", "--recipe", "finetune", "--set", "hflip=0", "--out", OUT / "run")
     print("\n3. The fine-tuned model on the 360 digits it has never seen.")
     command("eval", OUT / "digits" / "test", "--model", OUT / "run" / "last", "--report", OUT / "report")
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Look at:")

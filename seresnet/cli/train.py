@@ -77,8 +77,8 @@ def train(
     finally:
         logger.removeHandler(handler)
     print(
-        f"{result.epochs} epochs in {result.seconds:.0f} s; validation top-1 {100 * result.last_top1:.2f} % at the end, "
-        f"{100 * result.best_top1:.2f} % at best\n{result.last}\n{result.best}"
+        f"{result.epochs} epochs in {result.seconds:.0f} s; validation top-1 {100 * result.last_top1:.2f} % "
+        f"at the end, {100 * result.best_top1:.2f} % at best\n{result.last}\n{result.best}"
     )
     return 0
 

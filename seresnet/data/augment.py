@@ -36,7 +36,9 @@ class TrainCrop:
         box = self.random_box(image.size, rng)
         _, height, width = self.preprocess.input_size
         resample = Image.Resampling[self.preprocess.interpolation.upper()]
-        return np.asarray(image.resize((width, height), resample, box=box))
+        return np.asarray(
+            image.crop(box).resize((width, height), resample)
+        )  # resize(box=) would blend in its surroundings
 
     def random_box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Return a random ``(left, top, right, bottom)`` within an image of ``(width, height)``."""

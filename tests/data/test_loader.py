@@ -1,0 +1,83 @@
+"""The order of images is a pure function of seed and epoch, and every process gets its share."""
+
+import numpy as np
+import pytest
+
+from seresnet.data.augment import TrainCrop
+from seresnet.data.folder import image_folder
+from seresnet.data.images import decode
+from seresnet.data.loader import Loader
+from seresnet.errors import DataError
+from seresnet.preprocess import Preprocess
+from tests.made_images import color_folder
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return image_folder(color_folder(tmp_path_factory.mktemp("data"), per_class=9)).samples  # 27 images
+
+
+def loader(samples, kind="resized", **settings) -> Loader:
+    crop = TrainCrop(kind, Preprocess(input_size=(3, 12, 12), crop_pct=1.0), scale=(0.3, 1.0))
+    return Loader(**{"samples": samples, "crop": crop, "batch_size": 4, "workers": 0, **settings})
+
+
+def paths(batches):
+    return [path for batch in batches for path in batch.paths]
+
+
+def test_an_epoch_has_full_batches_of_different_images(samples):
+    batches = list(loader(samples).epoch(0))
+    assert [len(b.targets) for b in batches] == [4] * 6
+    assert len(set(paths(batches))) == 24
+    targets = dict(samples)
+    assert all(targets[path] == target for b in batches for path, target in zip(b.paths, b.targets, strict=True))
+
+
+def test_seed_and_epoch_decide_order_and_crop(samples):
+    first, again = (list(loader(samples, workers=n).epoch(5)) for n in (0, 3))
+    assert paths(first) == paths(again)
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first, again, strict=True))
+    assert paths(loader(samples).epoch(6)) != paths(first)
+    assert paths(loader(samples, seed=1).epoch(5)) != paths(first)
+
+
+def test_skipping_continues_where_the_epoch_was(samples):
+    whole, rest = list(loader(samples).epoch(2)), list(loader(samples).epoch(2, skip=4))
+    assert paths(rest) == paths(whole[4:])
+    assert np.array_equal(rest[0].pixels, whole[4].pixels)
+
+
+def test_processes_share_each_global_batch(samples):
+    alone = list(loader(samples, batch_size=8).epoch(1))
+    shares = [list(loader(samples, batch_size=4, rank=rank, world=2).epoch(1)) for rank in (0, 1)]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert sorted(batch.paths) == sorted(paths(parts))
+
+
+def test_evaluation_order_counts_every_image_once(samples):
+    shares = [paths(loader(samples, rank=rank, world=2).in_order()) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted(path for path, _ in samples)
+
+
+def test_kept_pixels_are_those_of_the_evaluation_transform(samples):
+    kept = loader(samples, kind="center")
+    assert kept.fits_in_memory()
+    counted = []
+    kept.fill_cache(lambda: counted.append(1))
+    assert len(counted) == 27
+    batch = next(kept.in_order())
+    preprocess = kept.crop.preprocess
+    assert np.array_equal(batch.pixels[0], preprocess.pixels(decode(samples[0][0])))
+    assert not loader(samples, kind="resized").fits_in_memory()
+
+
+def test_unreadable_images_are_left_out_and_named(samples, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    some = loader([*samples[:3], (broken, 0), *samples[3:]])
+    seen = paths(some.in_order())
+    assert sorted(seen) == sorted(path for path, _ in samples)
+    assert list(some.unreadable) == [broken]
+    with pytest.raises(DataError, match=r"no image of a whole batch can be read.*broken\.png"):
+        list(loader([(broken, 0)] * 4).in_order())

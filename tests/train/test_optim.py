@@ -1,0 +1,72 @@
+"""The optimizer and the schedule, against torch's own and figures worked out by hand."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from seresnet.models.variants import build
+from seresnet.train.config import TrainConfig
+from seresnet.train.ema import ModelEma
+from seresnet.train.optim import learning_rate, set_learning_rate, sgd
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = build("seresnet20")
+    groups = sgd(model, TrainConfig(weight_decay=0.01)).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(decay) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        is_matrix = name.endswith("weight") and parameter.ndim > 1
+        assert decay[id(parameter)] == (0.01 if is_matrix else 0.0), name
+
+
+def test_a_step_equals_nesterov_momentum_by_hand():
+    config = TrainConfig(lr=0.1, momentum=0.9, weight_decay=0.01, head_lr_scale=2.0)
+    model = build("resnet20")
+    optimizer = sgd(model, config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for _ in range(2):
+        set_learning_rate(optimizer, 0.05)
+        for name, p in model.named_parameters():
+            p.grad = torch.full_like(p, 0.5)
+            gradient = 0.5 + (0.01 * before[name] if p.ndim > 1 else 0.0)
+            velocity[name] = 0.9 * velocity[name] + gradient
+            before[name] = before[name] - 0.05 * (2 if name.startswith("fc") else 1) * (gradient + 0.9 * velocity[name])
+        optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name])
+
+
+def test_cosine_schedule():
+    config = TrainConfig(lr=1.0, epochs=10, warmup_epochs=2, schedule="cosine")
+    rates = [learning_rate(step, 5, config) for step in range(50)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[9] == pytest.approx(10 / 11)
+    assert rates[10] == 1.0
+    assert rates[30] == pytest.approx(0.5)
+    assert rates[49] == pytest.approx(0.5 * (1 + math.cos(math.pi * 39 / 40)))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_step_schedule_is_the_papers():
+    config = TrainConfig(lr=0.6, epochs=100, warmup_epochs=0, schedule="step", step_epochs=(30, 60, 90), step_gamma=0.1)
+    rates = [learning_rate(epoch * 7, 7, config) for epoch in (0, 29, 30, 59, 60, 89, 90, 99)]
+    assert rates == pytest.approx([0.6, 0.6, 0.06, 0.06, 0.006, 0.006, 0.0006, 0.0006])
+
+
+def test_average_follows_its_recurrence():
+    model = build("resnet20")
+    ema = ModelEma(model, decay=0.9)
+    expected = model.bn1.running_mean.clone()
+    for step in range(200):
+        with torch.no_grad():
+            model.bn1.running_mean.fill_(step)
+            model.bn1.num_batches_tracked.fill_(step)
+        ema.update(model, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    torch.testing.assert_close(ema.module.bn1.running_mean, expected)
+    assert ema.module.bn1.num_batches_tracked.item() == 199
