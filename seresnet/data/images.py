@@ -206,13 +206,13 @@ def _to_rgb(image: Image.Image, scale_16bit: bool) -> Image.Image:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data and image.mode[0] not in "IF":
-        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        rgb = Image.new("RGB", image.size, "white")
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
-        return rgb
     try:
-        rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
+        if not image.has_transparency_data or image.mode[0] in "IF":
+            rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
+        else:
+            rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+            rgb = Image.new("RGB", image.size, "white")
+            rgb.paste(rgba, mask=rgba.getchannel("A"))
     except ValueError:
         raise ImageError(f"colours that cannot be converted ({image.mode})") from None
     rgb.info.clear()  # an orientation that was applied must not be applied again
