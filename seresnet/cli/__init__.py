@@ -52,6 +52,7 @@ def make_app(asked: str | None = None) -> App:
         help_epilogue="Every command takes --debug, which shows the traceback of an error.",
         help_format="markdown",
         version=__version__,
+        suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative=(), show_default=_default),
     )
     for place, (verb, (target, takes, line)) in enumerate(VERBS.items()):

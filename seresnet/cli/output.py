@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from seresnet.cli.text import printable, shortened
+from seresnet.cli.text import printable
 from seresnet.errors import ConfigError
 from seresnet.predict import Prediction
 
@@ -77,11 +78,11 @@ class PlainTable:
 
     def row(self, prediction: Prediction) -> str:
         """Return one line."""
-        path = printable(prediction.path or "").ljust(self._path)
+        path = _padded(prediction.path or "", self._path)
         if prediction.error is not None:
             return f"{path}  error: {printable(prediction.error)}\n"
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-        cells = (f"{printable(label).ljust(self._label)} {percent(probability)}" for label, probability in pairs)
+        cells = (f"{_padded(label, self._label)} {percent(probability)}" for label, probability in pairs)
         return "  ".join((path, *cells)) + "\n"
 
 
@@ -94,25 +95,25 @@ class BarTable:
         self._console = console
         self._path = _width((p.path or "" for p in first), max(16, console.width * 2 // 5))
         self._label = _width((label for p in first for label in p.labels), max(12, console.width // 4))
+        self._spaced = any(len(p.labels) > 1 for p in first)
 
     def row(self, prediction: Prediction) -> str:
-        """Return the lines of one image, with colours."""
-        path = shortened(printable(prediction.path or ""), self._path).ljust(self._path)
-        if prediction.error is not None:
-            return self._rendered(Text.assemble((path, "bold"), "  ", (printable(prediction.error), "red")))
+        """Return the lines of one image, with colours, and an empty line where there are several of an image."""
+        path = fitted(prediction.path or "", self._path)
         lines = []
-        for k, (label, probability) in enumerate(zip(prediction.labels, prediction.probabilities, strict=True)):
-            name = shortened(printable(label), self._label).ljust(self._label)
-            first = k == 0
+        if prediction.error is not None:
+            lines = [Text.assemble((path, "bold"), "  ", (printable(prediction.error), "red"))]
+        for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):
+            first = not lines
             lines.append(
                 Text.assemble(
                     (path if first else " " * self._path, "bold"),
-                    ("  " + name, "bold green" if first else ""),
+                    ("  " + fitted(label, self._label), "bold green" if first else ""),
                     ("  " + percent(probability), "" if first else "dim"),
                     ("  " + bar(probability, BAR_WIDTH), "green" if first else "cyan"),
                 )
             )
-        return "".join(self._rendered(line) for line in lines) + ("\n" if len(lines) > 1 else "")
+        return "".join(self._rendered(line) for line in lines) + ("\n" if self._spaced else "")
 
     def _rendered(self, line: Text) -> str:
         line.rstrip()
@@ -194,6 +195,21 @@ def bar(share: float, width: int) -> str:
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
+def fitted(text: str, width: int) -> str:
+    """Return exactly ``width`` cells of a terminal: the text and spaces, or its end behind an ellipsis."""
+    text = printable(text)
+    if cell_len(text) > width:
+        while cell_len(text) > width - 1:
+            text = text[1:]
+        text = "…" + text
+    return set_cell_size(text, width)
+
+
+def _padded(text: str, width: int) -> str:
+    text = printable(text)
+    return text + " " * (width - cell_len(text))
+
+
 def _open(partial: Path, out: Path) -> TextIO:
     try:
         return partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -216,4 +232,4 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 
 def _width(texts: Iterator[str], most: int) -> int:
-    return min(max((len(printable(text)) for text in texts), default=0), most)
+    return min(max((cell_len(printable(text)) for text in texts), default=0), most)

@@ -19,8 +19,3 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # os.fsdecode's stand-in for one undecodable byte
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
-
-
-def shortened(text: str, width: int) -> str:
-    """Return the text, or its end behind an ellipsis where it is longer than ``width``."""
-    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
