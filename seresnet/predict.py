@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike, fsdecode
 from typing import IO, TYPE_CHECKING, Any
 
@@ -56,6 +57,15 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The logits (num_classes,) of one image, or the reason where it could not be read."""
+
+    path: str | None
+    logits: NDArray[np.float32] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class _Read:
     """One decoded image, or the reason why there is none."""
 
@@ -67,9 +77,17 @@ class _Read:
 class Classifier:
     """A model on an engine, with its preprocessing and labels. Made by `load`."""
 
-    def __init__(self, engine: Engine, preprocess: Preprocess | None, labels: list[str], model_name: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        preprocess: Preprocess | None,
+        labels: Sequence[str],
+        model_name: str,
+        label_ids: Sequence[str] = (),
+    ) -> None:
         self.engine = engine
-        self.labels = labels
+        self.labels = list(labels)
+        self.label_ids = list(label_ids)  # WordNet ids by class index, or none
         self.model_name = model_name
         self._preprocess = preprocess
 
@@ -116,7 +134,13 @@ class Classifier:
         if not self.num_classes:
             raise ConfigError("this model has no classifier: use embed, or load it with num_classes")
         topk = min(_at_least(1, "topk", topk), self.num_classes)
-        return self._predictions(self._read(sources, batch_size, workers), topk)
+        return self._predictions(self.scored(sources, batch_size, workers), topk)
+
+    def scored(
+        self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
+    ) -> Iterator[list[Scored]]:
+        """Yield batches of logits, one `Scored` for each image and in order: what `stream` and evaluation rest on."""
+        return map(self._score, self._read(sources, batch_size, workers))
 
     def embed(
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
@@ -158,19 +182,19 @@ class Classifier:
         stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
         return self.preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
 
-    def _predictions(self, batches: Iterable[list[_Read]], topk: int) -> Iterator[Prediction]:
-        for batch in batches:
-            probabilities = softmax(self.engine.logits(self._normalized(batch)))
-            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
-            row = 0
-            for item in batch:
-                if item.error is not None:
-                    yield Prediction(item.path, error=item.error)
-                    continue
-                indices = tuple(best[row].tolist())
-                labels = tuple(self.labels[i] for i in indices)
-                yield Prediction(item.path, labels, indices, tuple(probabilities[row, best[row]].tolist()))
-                row += 1
+    def _score(self, batch: list[_Read]) -> list[Scored]:
+        rows = iter(self.engine.logits(self._normalized(batch)))
+        return [Scored(i.path, error=i.error) if i.pixels is None else Scored(i.path, next(rows)) for i in batch]
+
+    def _predictions(self, batches: Iterable[list[Scored]], topk: int) -> Iterator[Prediction]:
+        for item in chain.from_iterable(batches):
+            if item.logits is None:
+                yield Prediction(item.path, error=item.error)
+                continue
+            probabilities = softmax(item.logits)
+            best = np.argsort(-probabilities, kind="stable")[:topk].tolist()
+            labels = tuple(self.labels[i] for i in best)
+            yield Prediction(item.path, labels, tuple(best), tuple(probabilities[best].tolist()))
 
 
 def load(
@@ -198,7 +222,7 @@ def load(
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
     opened = open_engine(engine, network, device, precision)
-    return Classifier(opened, network.preprocess, labels_of(network), name)
+    return Classifier(opened, network.preprocess, labels_of(network), name, network.label_ids)
 
 
 def labels_of(model: SEResNet) -> list[str]:
@@ -209,9 +233,9 @@ def labels_of(model: SEResNet) -> list[str]:
 
 
 def softmax(logits: Batch) -> Batch:
-    """Return probabilities of logits: float32 (N, classes), each row sums to 1."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    """Return probabilities of logits, float32 (..., classes); they sum to 1 over the last axis."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def default_workers() -> int:

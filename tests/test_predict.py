@@ -264,3 +264,20 @@ def test_a_stream_that_is_left_early_reads_no_further():
     stream.close()
     assert pulled <= 12
     assert not [t for t in threading.enumerate() if t.name.startswith("seresnet")]
+
+
+def test_scored_batches_hold_the_logits_that_predictions_rest_on(clf, tmp_path):
+    sources = [PHOTOS[0], tmp_path / "gone.jpg", PHOTOS[1]]
+    batches = list(clf.scored(sources, batch_size=2))
+    assert [len(batch) for batch in batches] == [2, 1]
+    items = [item for batch in batches for item in batch]
+    assert [item.path for item in items] == [str(path) for path in sources]
+    assert items[1].logits is None and items[1].error == "no such file"
+    for item, prediction in zip((items[0], items[2]), clf.predict(PHOTOS[:2], topk=10), strict=True):
+        np.testing.assert_allclose(softmax(item.logits)[list(prediction.indices)], prediction.probabilities, atol=1e-5)
+
+
+def test_label_ids_come_with_the_model():
+    model = tiny()
+    model.label_ids = ["n1", "n2", "n3"]
+    assert load(model, device="cpu").label_ids == ["n1", "n2", "n3"]
