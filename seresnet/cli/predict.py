@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from seresnet.cli.text import STDIN
+from seresnet.cli.text import STDIN, printable
 from seresnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from seresnet.cli.progress import ImageProgress
     from seresnet.predict import Classifier, Prediction
 
 SHEET_IMAGES = 48  # on a contact sheet, at most
+SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_PEEK = 32  # rows that decide how wide the columns of a table are
 
 
@@ -32,7 +35,7 @@ def predict(
         Path | None, Parameter(help="Write the results to this file instead of stdout; FILE.partial until it is whole.")
     ] = None,
     sheet: Annotated[
-        Path | None, Parameter(help=f"Draw the first {SHEET_IMAGES} images with their classes (.png or .jpg).")
+        Path | None, Parameter(help=f"Draw the first {SHEET_IMAGES} images with their classes (.png, .jpg or .webp).")
     ] = None,
     batch_size: Annotated[int | None, Parameter(help="Images at once; by default what suits the device.")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
@@ -56,6 +59,8 @@ def predict(
     for flag, path in (("--out", out), ("--sheet", sheet)):
         if path is not None:
             check_out(path, flag)
+    if sheet is not None and sheet.suffix.lower() not in SHEET_TYPES:
+        raise ConfigError(f"--sheet {sheet}: give a name that ends in {', '.join(SHEET_TYPES)}")
     given = ["-" if source == STDIN else source for source in sources]
     clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
     _announce(clf, model)
@@ -66,8 +71,8 @@ def predict(
         rows = _keep(predictions, drawn, SHEET_IMAGES if sheet else 0)
         _write(rows, format, min(topk, clf.num_classes), out, progress)
     print(progress.summary(), file=sys.stderr)
-    if sheet is not None:
-        _draw(drawn, sheet)
+    if sheet is not None and drawn:
+        _draw(drawn, sheet, clf.model_name)
     return 1 if progress.unreadable else 0
 
 
@@ -111,5 +116,22 @@ def _write(
             stream.flush()
 
 
-def _draw(predictions: list[Prediction], sheet: Path) -> None:
-    """Draw the contact sheet."""
+def _draw(predictions: list[Prediction], sheet: Path, heading: str) -> None:
+    """Draw the contact sheet, from the files once more: the run itself keeps no pictures."""
+    from seresnet.data.contact_sheet import contact_sheet
+    from seresnet.data.images import decode
+
+    def rows() -> Iterator[tuple[Image | None, str, list[tuple[str, float]]]]:
+        for prediction in predictions:
+            title = printable(Path(prediction.path or "").name)
+            if prediction.error is not None:
+                yield None, title, [(prediction.error, 0.0)]
+            elif prediction.path is not None:
+                yield (
+                    decode(prediction.path),
+                    title,
+                    list(zip(prediction.labels, prediction.probabilities, strict=True)),
+                )
+
+    contact_sheet(rows(), sheet, heading=heading)
+    print(f"contact sheet: {sheet}", file=sys.stderr)
