@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, lost_rows
+from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, jpeg_ran_dry
 from seresnet.data.sources import files_below
 from seresnet.errors import ImageError
 
@@ -78,8 +78,11 @@ def decode(
     if isinstance(source, Image.Image):
         return _finish(source, None, source.format or "image", max_pixels, exif_orientation, scale_16bit)
     with _opened(source) as file:
-        format_name = identify(file.read(HEAD_BYTES))
-        file.seek(0)
+        try:
+            format_name = identify(file.read(HEAD_BYTES))
+            file.seek(0)
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
         try:
             image = _DECODERS[format_name](file)
         except MemoryError:
@@ -147,7 +150,7 @@ def _finish(
     _check_size(_decoded_size(image), max_pixels)
     try:
         image.load()
-        short = file is not None and lost_rows(format_name, file, image)
+        short = file is not None and _is_short(format_name, file, image)
         rgb = _to_rgb(image, scale)
         rgb = _upright(rgb, image) if orientation else rgb
     except ImageError:
@@ -159,6 +162,13 @@ def _finish(
     if short:
         raise ImageError(f"truncated {format_name}")
     return rgb
+
+
+def _is_short(format_name: str, file: IO[bytes], image: Image.Image) -> bool:
+    """Tell whether a picture that was decoded without an error lacks rows all the same."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES and is_cut_short(format_name, file):  # some program's choice, not ours
+        return True
+    return format_name == "JPEG" and jpeg_ran_dry(file, image)
 
 
 def _decoded_size(image: Image.Image) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from seresnet.errors import ImageError
 
 HEAD_BYTES = 4096
 
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # the sizes of the second header, by version
+
 # (the bytes a file begins with, what it is). Files that people meet where they expect a photograph.
 _STRANGERS = (
     (b"%PDF", "PDF document"),
@@ -45,7 +47,7 @@ def identify(head: bytes) -> str:
         return "TIFF"
     if head[4:8] == b"ftyp":
         return _identify_ftyp(head)
-    if head.startswith(b"BM") and head[6:10] == b"\x00\x00\x00\x00":
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     raise ImageError(_describe_stranger(head))
 
@@ -122,15 +124,7 @@ def _boxes_end(file: IO[bytes], size: int) -> int:
     return position
 
 
-def lost_rows(format_name: str, file: IO[bytes], image: Image.Image) -> bool:
-    """Tell whether a file that was decoded without an error still lacks the data of its last rows."""
-    if format_name == "JPEG":
-        return _jpeg_ran_dry(file, image)
-    run_length_encoded = image.info.get("compression") in (1, 2)  # of BMP; Pillow fills up with the first colour
-    return format_name == "BMP" and run_length_encoded and is_cut_short("BMP", file)
-
-
-def _jpeg_ran_dry(file: IO[bytes], image: Image.Image) -> bool:
+def jpeg_ran_dry(file: IO[bytes], image: Image.Image) -> bool:
     """Tell whether the last rows of a decoded JPEG are only filled up.
 
     Without an end mark, the file was cut off (and the rest of its disk blocks is zeros). With one, libjpeg warns, which

@@ -138,6 +138,26 @@ def test_a_jpeg_closed_after_it_was_cut_off_is_refused():
                 decode(data[: len(data) * percent // 100] + b"\xff\xd9")
 
 
+def test_files_without_their_end_are_refused_even_where_a_program_asks_pillow_for_them(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for odd in UNREADABLE:
+        if odd.name.startswith("half") and odd.name != "half.tif":  # TIFF has no end mark
+            with pytest.raises(ImageError):
+                decode(odd.data)
+    for odd in READABLE:
+        assert_colours(decode(odd.data), odd.colours, odd.tolerance)
+
+
+def test_a_disk_that_fails_is_an_unreadable_image(monkeypatch):
+    class Failing(io.BytesIO):
+        def read(self, *args):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("seresnet.data.images.open", lambda *args: Failing(), raising=False)
+    with pytest.raises(ImageError, match="input/output error"):
+        decode(__file__)
+
+
 def test_orientation_switch_reproduces_the_plain_pixels():
     turned = {odd.name: odd for odd in READABLE}["exif_orientation_6.jpg"]
     plain = decode(turned.data, exif_orientation=False)
