@@ -1,0 +1,139 @@
+"""The model index: what is known of each weight that has a name. Reads ``index.yaml`` and imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seresnet.errors import WeightsError
+from seresnet.preprocess import Preprocess
+
+DEFAULT_MODEL = "seresnet20.cifar10"  # bundled
+CIFAR_PREPROCESS = {
+    "input_size": [3, 32, 32],
+    "crop_pct": 1.0,
+    "interpolation": "bilinear",
+    "mean": [0.4914, 0.4822, 0.4465],
+    "std": [0.2470, 0.2435, 0.2616],
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named weight. ``top1``, ``top5`` (percent), ``flops`` and ``file_size_bytes`` are published figures."""
+
+    name: str  # arch.tag
+    hub: str | None = None  # repository on the Hugging Face Hub
+    file: str = "model.safetensors"
+    original: str | None = None  # file name of the first release
+    sha256_head: str | None = None  # first hexadecimal digits of that file's SHA-256
+    labels: str | None = None  # "imagenet-1k", or None where no names ship with this package
+    num_classes: int = 1000
+    license: str | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    top1: float | None = None
+    top5: float | None = None
+    flops: int | None = None
+    file_size_bytes: int | None = None
+    bundled: Path | None = None  # directory within this package
+
+    @property
+    def arch(self) -> str:
+        """The architecture, a key of ``VARIANTS``."""
+        return self.name.partition(".")[0]
+
+    @property
+    def tag(self) -> str:
+        """The part of the name behind the architecture."""
+        return self.name.partition(".")[2]
+
+    def transform(self) -> Preprocess:
+        """Return the evaluation transform of these weights."""
+        return Preprocess.from_timm(self.preprocess)
+
+
+@cache
+def _document() -> dict[str, Any]:
+    text = files("seresnet.weights").joinpath("index.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Return every named weight, by its name ``arch.tag``, bundled ones first."""
+    document = _document()
+    defaults = document["defaults"]
+    named = {
+        name: Entry(
+            name=name,
+            **{
+                **defaults,
+                **values,
+                "preprocess": defaults["preprocess"] | values.get("preprocess", {}),
+                "training": document["training"].get(values.get("training")),
+            },
+        )
+        for name, values in document["weights"].items()
+    }
+    return _bundled() | named
+
+
+def _bundled() -> dict[str, Entry]:
+    """Return the weights that ship within the package; what is known of them stands in their own config.json."""
+    found = {}
+    folder = Path(str(files("seresnet.weights").joinpath("bundled")))
+    for config in sorted(folder.glob("*/config.json")):
+        values = json.loads(config.read_text(encoding="utf-8"))
+        found[config.parent.name] = Entry(
+            name=config.parent.name,
+            bundled=config.parent,
+            num_classes=values["num_classes"],
+            license="apache-2.0",
+            preprocess=values["pretrained_cfg"],
+            file_size_bytes=(config.parent / "model.safetensors").stat().st_size,
+        )
+    return found
+
+
+def default_entry(arch: str) -> Entry | None:
+    """Return the first weight of an architecture, the one that its bare name stands for, or None."""
+    return next((entry for entry in entries().values() if entry.arch == arch), None)
+
+
+def default_transform(arch: str) -> Preprocess:
+    """Return the evaluation transform for an architecture: its default weight's, or its data set's."""
+    entry = default_entry(arch)
+    if entry is not None:
+        return entry.transform()
+    cifar = arch.removeprefix("se").removeprefix("resnet") in ("20", "32", "56", "110")
+    return Preprocess.from_timm(CIFAR_PREPROCESS if cifar else _document()["defaults"]["preprocess"])
+
+
+def list_models(pattern: str | None = None, pretrained: bool = False) -> list[str]:
+    """Return the names of architectures, or with ``pretrained`` of weights, that match a shell pattern.
+
+    >>> list_models("legacy_seresnet?8")
+    ['legacy_seresnet18']
+    """
+    from seresnet.models.variants import VARIANTS
+
+    names = list(entries()) if pretrained else list(VARIANTS)
+    return [name for name in names if pattern is None or fnmatchcase(name, pattern)]
+
+
+def unknown(name: str, known: list[str]) -> WeightsError:
+    """Return the error for a name that nothing has."""
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `seresnet models` for the names there are"
+    return WeightsError(f"{name!r} is no model, directory or file; {hint}")

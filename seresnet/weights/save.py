@@ -1,0 +1,95 @@
+"""Save a model as a directory that this package and timm load: ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from seresnet.errors import WeightsError
+from seresnet.files import atomic_file, write_text
+from seresnet.models.resnet import SEResNet
+from seresnet.models.variants import VARIANTS
+from seresnet.preprocess import Preprocess
+from seresnet.weights.convert import to_legacy
+
+# Fields of a configuration that stand elsewhere in config.json, or do not matter to a saved model.
+_ELSEWHERE = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
+
+
+def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
+    """Write ``config.json`` and ``model.safetensors`` (timm's keys) to ``directory``, each whole or not at all.
+
+    Class names, WordNet ids and preprocessing travel with the weights. ``dtype`` is the floats' type in the file
+    (``torch.float16`` halves it); loading gives float32. Returns the directory. Raises WeightsError for weights that
+    are not finite, and for a network that is none of the named architectures.
+    """
+    directory = Path(directory)
+    state = file_state(model, dtype)
+    config = model_config(model)
+    with atomic_file(directory / "model.safetensors") as file:
+        file.write(to_bytes(state, {"format": "pt"}))
+    write_text(directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    return directory
+
+
+def file_state(model: SEResNet, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the state dict as it stands in the file: timm's keys for this lineage, contiguous, on the CPU."""
+    state = model.state_dict()
+    if model.cfg.lineage == "legacy":
+        state = to_legacy(state)
+    bad = [key for key, value in state.items() if not value.isfinite().all()]
+    if bad:
+        raise WeightsError(f"not saved: {bad[0]} and {len(bad) - 1} more hold NaN or infinity; the training diverged")
+    return {
+        key: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
+        for key, value in state.items()
+    }
+
+
+def architecture_of(model: SEResNet) -> str:
+    """Return the key of ``VARIANTS`` whose network this is. Raises WeightsError where there is none."""
+    wanted = _shape_fields(model.cfg)
+    for name, row in VARIANTS.items():
+        if _shape_fields(row) == wanted:
+            return name
+    raise WeightsError("this network is none of the named architectures; add its row to VARIANTS to save it")
+
+
+def _shape_fields(cfg: Any) -> dict[str, Any]:
+    return {key: value for key, value in asdict(cfg).items() if key not in _ELSEWHERE}
+
+
+def model_config(model: SEResNet) -> dict[str, Any]:
+    """Return ``config.json``, in timm's layout."""
+    architecture = architecture_of(model)
+    preprocess: Preprocess | None = model.preprocess
+    legacy = model.cfg.lineage == "legacy"
+    first = "conv1" if model.cfg.stem in ("conv7", "conv3") else "conv1.0"
+    cfg: dict[str, Any] = {"tag": model.pretrained_cfg.get("tag", "")} if model.pretrained_cfg.get("tag") else {}
+    cfg |= preprocess.to_timm() if preprocess else {"input_size": [model.in_chans, 224, 224]}
+    cfg |= {
+        "num_classes": model.num_classes,
+        "first_conv": "layer0.conv1" if legacy else first,
+        "classifier": "last_linear" if legacy else "fc",
+    }
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+    }
+    if model.in_chans != 3:
+        config["model_args"] = {"in_chans": model.in_chans}
+    if model.label_ids:
+        config["label_names"] = model.label_ids
+        config["label_descriptions"] = dict(zip(model.label_ids, model.labels, strict=True))
+    elif model.labels:
+        config["label_names"] = model.labels
+    return config | {"pretrained_cfg": cfg}
