@@ -9,7 +9,7 @@ from seresnet.cli import VERBS, make_app
 
 FLAGS = {
     "predict": "--model --topk --format --out --sheet --batch-size --device --precision --workers --offline",
-    "eval": "--model --report --batch-size --device --precision --workers --offline --split",
+    "eval": "--model --report --format --batch-size --device --precision --workers --offline --exist-ok",
     "train": (
         "--data --recipe --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
         " --resume --exist-ok --offline"
