@@ -32,7 +32,7 @@ VERBS = {
 EXTRAS = {
     **dict.fromkeys(("accelerate", "tensorboard", "torchmetrics", "matplotlib", "kornia"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
-    **dict.fromkeys(("fastapi", "uvicorn", "multipart", "python_multipart"), "serve"),
+    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart"), "serve"),
     **dict.fromkeys(("datasets", "webdataset"), "hub-data"),
     **dict.fromkeys(("skimage", "sklearn"), "demo"),
     "nncf": "quantize",

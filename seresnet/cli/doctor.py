@@ -6,10 +6,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from seresnet import __version__
+from seresnet.cli import EXTRAS
+from seresnet.errors import SeresnetError
 
 CPU_FEATURES = (
     "avx2",
@@ -24,7 +27,10 @@ CPU_FEATURES = (
     "bf16",
 )
 
-Fact = tuple[str, str, bool]  # what, its value, whether it is as it should be
+CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich", "openvino")
+
+Fact = tuple[str, str, bool | None]  # what, its value, whether it is as it should be; None: not there, and no fault
+MARKS = {True: ("  ✓ ", "green"), None: ("  - ", "dim"), False: ("  ✗ ", "bold red")}
 
 
 def doctor() -> int:
@@ -45,9 +51,8 @@ def doctor() -> int:
     ):
         console.print(Text(title, "bold"))
         for what, value, good in facts:
-            faults += not good
-            mark = ("  ✓ ", "green") if good else ("  ✗ ", "bold red")
-            console.print(Text.assemble(mark, what.ljust(20), " ", value), soft_wrap=True)
+            faults += good is False
+            console.print(Text.assemble(MARKS[good], what.ljust(20), " ", value), soft_wrap=True)
     console.print(
         Text("all is well" if not faults else f"{faults} to mend", "bold green" if not faults else "bold red")
     )
@@ -58,16 +63,18 @@ def versions() -> Iterator[Fact]:
     """Yield the versions of what is always needed."""
     yield "seresnet", __version__, True
     yield "python", f"{platform.python_version()} on {platform.platform()}", True
-    for name in _requirements(None):
+    for name in CORE:
         found = _version(name)
         yield name, found or f'not installed: run pip install "{name}"', found is not None
 
 
 def extras() -> Iterator[Fact]:
     """Yield each extra: there, or the command that brings it."""
-    for extra in ("train", "onnx", "quantize", "serve", "hub-data", "scale", "demo"):
-        missing = [name for name in _requirements(extra) if _version(name) is None]
-        yield extra, f'not installed (pip install "seresnet[{extra}]")' if missing else "installed", True
+    for extra in dict.fromkeys(EXTRAS.values()):
+        modules = [module for module, owner in EXTRAS.items() if owner == extra]
+        missing = [module for module in modules if find_spec(module) is None]
+        command = f'pip install "seresnet[{extra}]"'
+        yield extra, f"no {', '.join(missing)}: {command}" if missing else "installed", None if missing else True
 
 
 def machine() -> Iterator[Fact]:
@@ -98,20 +105,27 @@ def weights() -> Iterator[Fact]:
     writable = os.access(there, os.W_OK)
     free = f"{_size(shutil.disk_usage(there).free)} free"
     yield "cache", f"{cache} ({free if writable else 'cannot be written to: set HF_HOME to another place'})", writable
+    yield from bundled()
     source = "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
     yield "downloads from", source, True
 
 
-def _requirements(extra: str | None) -> list[str]:
-    """Return the names of the packages that this one requires, always or for an extra."""
-    names = []
-    for line in requires("seresnet") or []:
-        requirement, _, condition = line.partition(";")
-        wanted = f'extra == "{extra}"' in condition.replace("'", '"') if extra else not condition
-        name = requirement.split("[")[0].strip()
-        if wanted and name != "seresnet":
-            names.append(name.rstrip("0123456789.<>=~!, "))
-    return names
+def bundled() -> Iterator[Fact]:
+    """Yield each model that ships with the package, after loading it and running it once."""
+    import numpy as np
+
+    from seresnet.predict import load
+    from seresnet.weights.index import entries
+
+    for entry in entries().values():
+        if entry.bundled:
+            try:
+                clf = load(entry.name, device="cpu", precision="float32", offline=True)
+                logits = clf.logits(np.zeros((1, *clf.preprocess.input_size), np.float32))
+                good = bool(np.isfinite(logits).all())
+                yield entry.name, f"{clf.num_classes} classes, whole" if good else "damaged: reinstall seresnet", good
+            except SeresnetError as error:
+                yield entry.name, f"{error} (reinstall seresnet)", False
 
 
 def _version(name: str) -> str | None:

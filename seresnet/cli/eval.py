@@ -41,8 +41,7 @@ def evaluate(
     model's classes, or their WordNet ids. A report holds metrics.json, per_class.csv, confusion.csv, predictions.csv,
     and pictures.
     """
-    from seresnet.cli.predict import _announce
-    from seresnet.cli.progress import ImageProgress
+    from seresnet.cli.progress import ImageProgress, announce
     from seresnet.evaluate import evaluate as measure
     from seresnet.evaluate import labelled_images
     from seresnet.predict import DEFAULT_MODEL, load
@@ -52,7 +51,7 @@ def evaluate(
         check_report_folder(report, exist_ok)
     folder = labelled_images(data)
     clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
-    _announce(clf, model)
+    announce(clf, model)
     with ImageProgress(bar=True, count=lambda: len(folder.samples)) as progress:
         evaluation = measure(clf, folder, batch_size, workers, progress.advance)
     print(progress.summary(), file=sys.stderr)

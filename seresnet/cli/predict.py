@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from seresnet.cli.progress import ImageProgress
-    from seresnet.predict import Classifier, Prediction
+    from seresnet.predict import Prediction
 
 SHEET_IMAGES = 48  # on a contact sheet, at most
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
@@ -50,7 +50,7 @@ def predict(
     Results go to stdout, one for each image and in order. The exit code is 1 if an image could not be read.
     """
     from seresnet.cli.output import check_out
-    from seresnet.cli.progress import ImageProgress
+    from seresnet.cli.progress import ImageProgress, announce
     from seresnet.data.sources import expand
     from seresnet.predict import DEFAULT_MODEL, load
 
@@ -63,7 +63,7 @@ def predict(
         raise ConfigError(f"--sheet {sheet}: give a name that ends in {', '.join(SHEET_TYPES)}")
     given = ["-" if source == STDIN else source for source in sources]
     clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
-    _announce(clf, model)
+    announce(clf, model)
     predictions = clf.stream(expand(given, sys.stdin), topk, batch_size, workers)
     countable = None if "-" in given else lambda: sum(1 for _ in expand(given))
     drawn: list[Prediction] = []
@@ -74,18 +74,6 @@ def predict(
     if sheet is not None and drawn:
         _draw(drawn, sheet, clf.model_name)
     return 1 if progress.unreadable else 0
-
-
-def _announce(clf: Classifier, model: str | None) -> None:
-    """Say on stderr which model answers, and on what it runs."""
-    if model is None:
-        print(f"no --model given: using the bundled {clf.model_name} ({_classes(clf)})", file=sys.stderr)
-    print(f"{clf.model_name}: {clf.engine.describe()}", file=sys.stderr, flush=True)
-
-
-def _classes(clf: Classifier) -> str:
-    data = {"cifar10": "CIFAR-10 "}.get(clf.model_name.rpartition(".")[2], "")
-    return f"{clf.num_classes} {data}classes"
 
 
 def _keep(predictions: Iterator[Prediction], kept: list[Prediction], most: int) -> Iterator[Prediction]:

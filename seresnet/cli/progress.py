@@ -1,12 +1,14 @@
-"""How far a stream of images is, on stderr: a bar on a terminal, now and then a plain line elsewhere."""
+"""What people see on stderr: which model answers, and how far it is, as a bar or now and then as a plain line."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -14,7 +16,20 @@ from rich.text import Text
 
 from seresnet.cli.text import printable
 
+if TYPE_CHECKING:
+    from seresnet.predict import Classifier
+
 PLAIN_SECONDS = 30.0  # between two plain lines
+
+
+def announce(clf: Classifier, model: str | None) -> None:
+    """Say which model answers, and on what it runs; ``model`` is None where the user named none."""
+    if model is None:
+        data = {"cifar10": "CIFAR-10 "}.get(clf.model_name.rpartition(".")[2], "")
+        print(
+            f"no --model given: using the bundled {clf.model_name} ({clf.num_classes} {data}classes)", file=sys.stderr
+        )
+    print(f"{printable(clf.model_name)}: {clf.engine.describe()}", file=sys.stderr, flush=True)
 
 
 class ImageProgress:
@@ -69,13 +84,14 @@ class ImageProgress:
 
     def _say(self, line: str) -> None:
         if self._bar:
-            self._bar.console.print(Text(line))
+            self._bar.console.print(Text(line), soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def _find_total(self) -> None:
         if self._bar and self._count:
-            self._bar.update(self._task, total=self._count())
+            with contextlib.suppress(OSError):  # a folder that went away is named where it is read
+                self._bar.update(self._task, total=self._count())
 
 
 def _bar(console: Console) -> Progress:

@@ -1,0 +1,157 @@
+"""``seresnet card``: what is known about one model, and which of it is published and which measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from seresnet.models.resnet import SEResNet, SEResNetConfig
+    from seresnet.weights.index import Entry
+
+Fact = tuple[str, str]
+
+
+def card(
+    model: Annotated[str, Parameter(help="A name (see `seresnet models`), a directory, a file, or hf-hub:user/repo.")],
+    /,
+) -> int:
+    """Show what is known about one model.
+
+    Published figures are the ones of its authors; measured ones were counted here, on the network itself. Nothing is
+    downloaded but, for a repository on the Hub, its config.json.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from seresnet.cli.text import printable
+
+    network, entry = described(model)
+    console = Console(highlight=False)
+    console.print(Text(printable(entry.name if entry else model), "bold green"))
+    for title, facts in sections(model, network, entry):
+        lines = list(facts)
+        if lines:
+            console.print(Text(f"\n{title}", "bold"))
+        for what, value in lines:
+            console.print(Text.assemble("  ", (what.ljust(22), "dim"), printable(value)), soft_wrap=True)
+    return 0
+
+
+def described(name: str) -> tuple[SEResNet, Entry | None]:
+    """Return the network by its name, and its entry in the index; a network of the index has no memory for weights."""
+    import torch
+
+    from seresnet.models.variants import VARIANTS, build
+    from seresnet.weights.index import default_entry, default_transform, entries
+    from seresnet.weights.labels import imagenet_1k
+    from seresnet.weights.load import create_model
+
+    entry = entries().get(name) or (default_entry(name) if name in VARIANTS else None)
+    if (entry is None and name not in VARIANTS) or (entry and entry.bundled):
+        return create_model(name, pretrained=entry is not None), entry
+    arch = entry.arch if entry else name
+    with torch.device("meta"):
+        network = build(arch, num_classes=entry.num_classes) if entry else build(arch)
+    network.preprocess = entry.transform() if entry else default_transform(name)
+    if entry and entry.labels == "imagenet-1k":
+        network.labels = list(imagenet_1k()[1])
+    return network, entry
+
+
+def sections(name: str, network: SEResNet, entry: Entry | None) -> Iterator[tuple[str, Iterator[Fact]]]:
+    """Yield the parts of the card."""
+    yield "network", architecture(network)
+    yield "accuracy", accuracy(entry)
+    yield "input", preprocessing(network)
+    yield "training", training(entry)
+    yield "weights", source(name, network, entry)
+
+
+def architecture(network: SEResNet) -> Iterator[Fact]:
+    """Yield how the network is built and, measured, how large it is and how much work an image is."""
+    from seresnet.models.resnet import count_macs, count_parameters
+
+    cfg = network.cfg
+    yield "blocks", f"{cfg.block}, {' + '.join(map(str, cfg.layers))} = {sum(cfg.layers)}"
+    yield "width", f"{' '.join(map(str, cfg.channels))}, {network.num_features} features{_groups(cfg)}"
+    excitation = f"squeeze-and-excitation, reduction {cfg.reduction} (arXiv 1709.01507)" if cfg.reduction else "none"
+    yield "excitation", excitation
+    yield (
+        "lineage",
+        {"legacy": "Caffe (Hu et al.'s release)", "cifar": "CIFAR networks of He et al."}.get(
+            cfg.lineage, "modern (timm's resnet)"
+        ),
+    )
+    yield "classes", f"{network.num_classes:,}{_examples(network)}"
+    yield "parameters", f"{count_parameters(network):,} (measured)"
+    _, height, width = network.preprocess.input_size
+    macs = count_macs(network, (height, width))
+    yield "multiply-accumulates", f"{macs:,} at {height} x {width} (measured)"
+
+
+def accuracy(entry: Entry | None) -> Iterator[Fact]:
+    """Yield the published figures."""
+    if entry is None:
+        return
+    where = "ImageNet-1k validation, single centre crop" if entry.labels == "imagenet-1k" else "test images"
+    for what, value in (("top-1", entry.top1), ("top-5", entry.top5)):
+        if value is not None:
+            yield what, f"{value:.3f} % (published; {where})"
+    if entry.flops is not None:
+        yield "FLOPs", f"{entry.flops:,} (published; by a rule that is not documented)"
+
+
+def preprocessing(network: SEResNet) -> Iterator[Fact]:
+    """Yield the evaluation transform."""
+    transform = network.preprocess
+    channels, height, width = transform.input_size
+    yield "size", f"{channels} channels, {height} x {width} pixels"
+    yield "resize", f"{transform.interpolation}, {transform.crop_mode} crop of {transform.crop_pct:g}"
+    yield "mean", ", ".join(f"{value:g}" for value in transform.mean)
+    yield "deviation", ", ".join(f"{value:g}" for value in transform.std)
+
+
+def training(entry: Entry | None) -> Iterator[Fact]:
+    """Yield how the weights were trained, as their authors tell."""
+    for key, value in (entry.training if entry and entry.training else {}).items():
+        yield key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
+    """Yield where the weights come from, and how to get and use them."""
+    from seresnet.cli.models import availability
+
+    if entry is None:
+        known = any(parameter.device.type != "meta" for parameter in network.parameters())
+        yield "source", name if known else "no published weights: this network has to be trained"
+        if not known:
+            yield "train it", f"seresnet train DATA --model {name}"
+            return
+    else:
+        yield "source", "bundled with this package" if entry.bundled else f"https://huggingface.co/{entry.hub}"
+        if entry.original:
+            yield "first released as", f"{entry.original} (SHA-256 {entry.sha256_head}...)"
+        if entry.file_size_bytes:
+            yield "file", f"{entry.file_size_bytes:,} bytes ({'measured' if entry.bundled else 'published'})"
+        yield "licence", entry.license or "unknown: ask the authors"
+        yield (
+            "on this machine",
+            {"to download": "no: it is downloaded when it is first used"}.get((there := availability(entry)), there),
+        )
+    shown: Any = entry.name if entry else name
+    yield "use it", f"seresnet predict IMAGE --model {shown}"
+    yield "", f'seresnet.create_model("{shown}", pretrained=True)'
+
+
+def _groups(cfg: SEResNetConfig) -> str:
+    return f", {cfg.groups} groups of width {cfg.base_width}" if cfg.groups > 1 else ""
+
+
+def _examples(network: SEResNet) -> str:
+    if not network.labels:
+        return ""
+    more = ", ..." if len(network.labels) > 5 else ""
+    return f": {', '.join(network.labels[:5])}{more}"

@@ -1,0 +1,138 @@
+"""``seresnet models``: the networks and the weights that have a name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from seresnet.weights.index import Entry
+
+
+def models(
+    pattern: Annotated[
+        str | None, Parameter(help="Part of a name, or a pattern such as `legacy_*`; by default all.")
+    ] = None,
+    /,
+    *,
+    pretrained: Annotated[bool, Parameter(help="List the weights instead, with their published accuracy.")] = False,
+    format: Annotated[Literal["table", "json"], Parameter(help="Form of the list.")] = "table",
+) -> int:
+    """List the networks, and the weights that have a name.
+
+    A network's name stands for the first of its weights; a weight's name is NETWORK.TAG.
+    """
+    from seresnet.weights.index import list_models
+
+    if pattern is not None and not set(pattern) & set("*?["):
+        pattern = f"*{pattern}*"
+    names = list_models(pattern, pretrained)
+    rows = [weight_facts(name) if pretrained else network_facts(name) for name in names]
+    if format == "json":
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    elif rows:
+        _print(_weights_table(rows) if pretrained else _networks_table(rows))
+    if not rows:
+        print("no name matches; see them all with `seresnet models`", file=sys.stderr)
+    return 0
+
+
+def network_facts(name: str) -> dict[str, Any]:
+    """Return an architecture's name, its depth and the tags of its weights, the default one first."""
+    from seresnet.models.variants import VARIANTS
+    from seresnet.weights.index import entries
+
+    cfg = VARIANTS[name]
+    return {
+        "name": name,
+        "blocks": list(cfg.layers),
+        "block": cfg.block,
+        "excitation": cfg.reduction is not None,
+        "classes": cfg.num_classes,
+        "weights": [entry.name for entry in entries().values() if entry.arch == name],
+    }
+
+
+def weight_facts(name: str) -> dict[str, Any]:
+    """Return what the index knows of a weight; accuracies are published ones, in per cent."""
+    from seresnet.weights.index import entries
+
+    entry = entries()[name]
+    return {
+        "name": name,
+        "classes": entry.num_classes,
+        "input_size": list(entry.transform().input_size),
+        "published_top1": entry.top1,
+        "published_top5": entry.top5,
+        "license": entry.license,
+        "source": "bundled" if entry.bundled else f"hf-hub:{entry.hub}",
+        "available": availability(entry),
+    }
+
+
+def availability(entry: Entry) -> str:
+    """Return "bundled", "downloaded" (it is in the cache) or "to download"."""
+    if entry.bundled:
+        return "bundled"
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, entry.file), str)
+    return "downloaded" if cached else "to download"
+
+
+def _networks_table(rows: list[dict[str, Any]]) -> Table:
+    table = _table("network", "blocks", "excitation", "weights")
+    for row in rows:
+        blocks = f"{row['block']} {'-'.join(map(str, row['blocks']))}"
+        tags = ", ".join(name.partition(".")[2] for name in row["weights"])
+        table.add_row(row["name"], blocks, "yes" if row["excitation"] else "no", tags or "[dim]none[/dim]")
+    return table
+
+
+def _weights_table(rows: list[dict[str, Any]]) -> Table:
+    table = _table("weights", "top-1 %", "top-5 %", "classes", "pixels", "licence", "where")
+    for row in rows:
+        _, height, width = row["input_size"]
+        accuracies = [_accuracy(row[key]) for key in ("published_top1", "published_top5")]
+        where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}.get(row["available"], "[dim]Hub")
+        cells = (f"{row['classes']:,}", f"{height} x {width}", row["license"] or "[dim]unknown", where)
+        table.add_row(row["name"], *accuracies, *cells)
+    table.caption = "top-1 and top-5 are published figures"
+    return table
+
+
+def _accuracy(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    for number, column in enumerate(columns):
+        right = column.endswith("%") or column == "classes"
+        table.add_column(
+            column, style="bold" if number == 0 else "", justify="right" if right else "left", no_wrap=True
+        )
+    return table
+
+
+def _print(table: Table) -> None:
+    """Print to stdout; into a pipe as wide as it has to be, and without spaces at the ends of lines."""
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    wide = Console(width=1000)
+    with wide.capture() as capture:
+        wide.print(table)
+    lines = [line.rstrip() for line in capture.get().strip("\n").splitlines()]
+    print("\n".join(lines).strip("\n"))
