@@ -68,7 +68,9 @@ class Meter:
                 "recall": parts.MulticlassRecall(average="none", **common),
                 "f1": parts.MulticlassF1Score(average="none", **common),
                 "confusion": parts.MulticlassConfusionMatrix(**common),
-            }
+            },
+            # Found by itself, from equal counts after the first batch, a group may join top-1 and top-5 for good.
+            compute_groups=[["top1"], ["top5"], ["precision", "recall", "f1"], ["confusion"]],
         )
         self._ece = parts.MulticlassCalibrationError(n_bins=BINS, norm="l1", **common)
         self._nll = parts.MeanMetric(nan_strategy="disable")

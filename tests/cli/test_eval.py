@@ -1,0 +1,115 @@
+"""``seresnet eval`` as its users run it: exit codes, what is on stdout, and the report."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seresnet.evaluate import Published, evaluate
+from seresnet.weights.load import create_model
+from seresnet.weights.save import save
+from tests.cli.terminal import here, seresnet
+from tests.networks import seresnet20
+
+
+def picture(seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((40, 36))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save(seresnet20(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    for kind in range(10):
+        folder = tmp_path / "data" / f"kind {kind}"
+        folder.mkdir(parents=True)
+        for i in range(2):
+            picture(10 * kind + i).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+def test_figures_are_those_of_the_library(model, data):
+    expected = evaluate(create_model(str(model), pretrained=True), data)
+    done = here("eval", data, "--model", model, "--format", "json")
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, 1)
+    figures = json.loads(done.stdout)
+    assert figures == expected.summary() | {"model": str(model)}
+    assert figures["images"] == 20 and figures["negative_log_likelihood"] > 0
+
+    table = here("eval", data, "--model", model).stdout.decode("ascii", "replace")
+    assert re.search(rf"top-1 accuracy +{100 * expected.top1:.2f} %", table)
+    assert re.search(rf"top-5 accuracy +{100 * expected.top5:.2f} %", table)
+    assert re.search(rf"expected calibration error +{100 * expected.ece:.2f} %", table)
+    assert re.search(rf"macro F1 +{100 * expected.macro_f1:.2f} %", table)
+    assert "published" not in table
+
+
+def test_a_report_is_written_and_not_overwritten(model, data, tmp_path):
+    report = tmp_path / "report"
+    done = here("eval", data, "--model", model, "--report", report)
+    assert done.returncode == 0
+    assert f"report in {report}" in done.stderr.decode()
+    names = {p.name for p in report.iterdir()}
+    assert {"metrics.json", "per_class.csv", "confusion.png", "predictions.csv", "mistakes.png"} <= names
+
+    again = here("eval", data, "--model", "no such model", "--report", report)  # refused before anything is loaded
+    assert again.returncode == 2
+    assert again.stderr.decode().startswith(f"seresnet: error: {report} is not empty")
+    assert again.stderr.count(b"\n") == 1 and again.stdout == b""
+
+    (report / "metrics.json").unlink()
+    assert here("eval", data, "--model", model, "--report", report, "--exist-ok").returncode == 0
+    assert (report / "metrics.json").exists()
+
+
+def test_unreadable_images_are_named_and_the_exit_code_is_one(model, data):
+    (data / "kind 3" / "1.png").write_bytes(b"not an image")
+    done = here("eval", data, "--model", model, "--format", "json")
+    assert done.returncode == 1
+    figures = json.loads(done.stdout)
+    assert (figures["images"], figures["unreadable"]) == (19, 1)
+    assert figures["unreadable_images"][0]["path"] == str(data / "kind 3" / "1.png")
+    assert str(data / "kind 3" / "1.png") in done.stderr.decode()
+    assert re.search(r"could not be read +1\n", here("eval", data, "--model", model).stdout.decode("ascii", "replace"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data / "nowhere", "no such folder"),
+        (
+            lambda data: (data / "kind 4").rename(data / "sort 4").parent,
+            "does not know: sort 4; its 10 classes are kind 0",
+        ),
+        (lambda data: data / "kind 1", "no sub-folders"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(model, data, spoil, message):
+    done = here("eval", spoil(data), "--model", model)
+    assert (done.returncode, done.stdout) == (2, b"")
+    *_, last = done.stderr.decode().splitlines()
+    assert last.startswith("seresnet: error: ") and message in last
+
+
+def test_published_accuracy_stands_beside_the_measured_one(model, data, monkeypatch):
+    monkeypatch.setattr("seresnet.evaluate.published", lambda name, classes: Published(0.7765, 0.93732, "ImageNet-1k"))
+    lines = here("eval", data, "--model", model).stdout.decode("ascii", "replace").splitlines()
+    assert re.search(r"measured +published \(ImageNet-1k\)", lines[1])
+    assert re.search(r"top-1 accuracy +\d+\.\d\d % +77\.65 %", lines[2])
+    assert re.search(r"top-5 accuracy +\d+\.\d\d % +93\.73 %", lines[3])
+
+
+def test_the_process_prints_results_on_stdout_alone(model, data):
+    done = seresnet(
+        "eval", data, "--model", model, "--format", "json", "--batch-size", "7", "--workers", "0", "--offline"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 20
+    assert b"20 images" in done.stderr and b"Traceback" not in done.stderr
