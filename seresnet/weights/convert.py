@@ -15,6 +15,7 @@ V = TypeVar("V")
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net")  # averaged weights come first
 PREFIXES = ("module.", "_orig_mod.", "model.")
+MAX_DEPTH = 4  # of wrappers; a made-up file may wrap itself
 
 # legacy -> modern; the deep stem of SENet-154 is layer0.conv1, conv2, conv3 there and conv1.0, conv1.3, conv1.6 here.
 _DEEP_STEM = {
@@ -58,17 +59,26 @@ def unwrap(checkpoint: object) -> dict[str, Tensor] | None:
 
     Of several wrappers the averaged weights win. The prefixes of DataParallel and torch.compile go.
     """
-    if not isinstance(checkpoint, Mapping):
+    for _ in range(MAX_DEPTH):
+        if not isinstance(checkpoint, Mapping):
+            return None
+        inner = next((w for w in WRAPPERS if isinstance(checkpoint.get(w), Mapping)), None)
+        if inner is None:
+            break
+        checkpoint = checkpoint[inner]
+    else:
         return None
-    for wrapper in WRAPPERS:
-        if isinstance(checkpoint.get(wrapper), Mapping):
-            return unwrap(checkpoint[wrapper])
     state = {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not state:
-        return None
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+    state.pop("n_averaged", None)  # torch's AveragedModel counts beside the weights
+    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if key != "n_averaged"}
+    return state or None
+
+
+def recorded_architecture(checkpoint: object) -> str | None:
+    """Return the architecture that a checkpoint of timm's training script names, or None."""
+    arch = checkpoint.get("arch") if isinstance(checkpoint, Mapping) else None
+    return arch.partition(".")[0] if isinstance(arch, str) else None
 
 
 def normalized(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,75 +1,157 @@
 """Files of the Hugging Face Hub, through huggingface_hub: its cache, its resumed downloads, its ``HF_ENDPOINT``.
 
 huggingface_hub alone waits some 24 seconds for a network that is not there. Here one short question comes first, and
-where nobody answers, the cache is all there is.
+where nobody answers, the cache is all there is. A download that breaks off is taken up where it stopped, several times.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import queue
+import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from seresnet.errors import WeightsError
 
-log = logging.getLogger("seresnet")
+ANSWER_SECONDS = 1.5  # for the Hub to answer the first question; HF_HUB_ETAG_TIMEOUT overrides it
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
-PROBE_SECONDS = 1.5  # for the Hub to answer the first question
+
+class NotInRepository(WeightsError):
+    """The Hub has the repository, but not the file."""
 
 
-def fetch(repo: str, file: str, revision: str | None = None, offline: bool | None = None) -> Path:
+def fetch(
+    repo: str, file: str, revision: str | None = None, offline: bool | None = None, *, newest: bool = False
+) -> Path:
     """Return the local path of one file of a repository, downloaded unless the cache has it.
 
-    ``offline=None`` follows ``HF_HUB_OFFLINE``. Raises WeightsError, in one line, where the file cannot be had.
+    With ``newest`` the Hub is asked whether the revision has moved on, and the cache is for when it does not answer;
+    otherwise a cached file is taken without a question. ``offline`` asks nobody; None follows ``HF_HUB_OFFLINE``.
+    Raises WeightsError, in one line, where the file cannot be had.
     """
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import constants
 
-    if offline is None:
-        offline = constants.is_offline_mode()
-    reason = "offline" if offline else _unreachable(repo, file, revision)
+    cached = _cached(repo, file, revision)
+    offline = constants.HF_HUB_OFFLINE if offline is None else offline
+    fixed = not newest or re.fullmatch(r"[0-9a-f]{40}", revision or "")
+    if cached and (offline or fixed):
+        return cached
+    reason = "offline mode is on" if offline else _no_answer(repo, file, revision)
+    if reason is None:
+        return _download(repo, file, revision)
+    if cached is None:
+        raise WeightsError(_how_to_place(repo, reason))
+    return cached
+
+
+def fetch_weights(repo: str, revision: str | None = None, offline: bool | None = None, *, newest: bool = False) -> Path:
+    """Return the local path of a repository's weights: ``model.safetensors``, or else ``pytorch_model.bin``."""
+    if not newest and (cached := next(filter(None, (_cached(repo, file, revision) for file in WEIGHT_FILES)), None)):
+        return cached
+    for file in WEIGHT_FILES[:-1]:
+        try:
+            return fetch(repo, file, revision, offline, newest=newest)
+        except NotInRepository:
+            continue
+        except WeightsError:
+            if (cached := _cached(repo, WEIGHT_FILES[-1], revision)) is None:
+                raise
+            return cached
+    return fetch(repo, WEIGHT_FILES[-1], revision, offline, newest=newest)
+
+
+def _cached(repo: str, file: str, revision: str | None) -> Path | None:
+    """Look into the cache alone: no request, and none of the headers that cost huggingface_hub a request of its own."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     try:
-        return Path(hf_hub_download(repo, file, revision=revision, local_files_only=bool(reason)))
-    except errors.LocalEntryNotFoundError:
-        raise WeightsError(_how_to_place(repo, file, reason or "the connection broke off")) from None
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise WeightsError(f"{repo}: the download of {file} failed ({_short(error)}); run it again to resume") from None
+        path = try_to_load_from_cache(repo, file, revision=revision)
+    except HFValidationError:
+        raise WeightsError(f"{repo!r} is no repository name; write hf-hub:user/repo") from None
+    return Path(path) if isinstance(path, str) else None
 
 
-def _unreachable(repo: str, file: str, revision: str | None) -> str | None:
-    """Ask the Hub for the file; return why it did not answer, or None where it did. Raises WeightsError for a no."""
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+def _no_answer(repo: str, file: str, revision: str | None) -> str | None:
+    """Ask the Hub for the file; return why it did not answer, or None where it has it. Raises WeightsError for a no."""
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, file, revision=revision)
+    patient = constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT
+    seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if patient else ANSWER_SECONDS
     try:
-        get_hf_file_metadata(url, timeout=PROBE_SECONDS)
+        answered = _within(seconds, lambda: get_hf_file_metadata(url, timeout=seconds))
     except errors.GatedRepoError:
-        raise WeightsError(
-            f"{repo} asks for consent first: accept its terms on the Hub, then run `hf auth login`"
-        ) from None
+        page = f"{constants.ENDPOINT}/{repo}"
+        raise WeightsError(f"{repo} is gated: accept its terms at {page}, then run `hf auth login`") from None
     except errors.RepositoryNotFoundError:
         raise WeightsError(
             f"{repo}: the Hub has no such repository, or it is private (then run `hf auth login`)"
         ) from None
     except errors.RevisionNotFoundError:
-        raise WeightsError(f"{repo}: the Hub has no revision {revision!r} of it") from None
+        raise WeightsError(f"{repo}: the Hub has no revision {revision!r} of it; name another behind the @") from None
     except errors.EntryNotFoundError:
-        raise WeightsError(f"{repo}: the Hub has no file {file} in it; name another repository") from None
-    except errors.HFValidationError:
-        raise WeightsError(f"{repo!r} is no repository name; write hf-hub:user/repo") from None
+        raise NotInRepository(f"{repo}: the Hub has no {file} in it; name another repository") from None
     except errors.HfHubHTTPError as error:
-        return f"the Hub answered {error.response.status_code}"
+        code = error.response.status_code
+        if code in (401, 403):
+            raise WeightsError(f"{repo}: the Hub forbids it ({code}); log in with `hf auth login`") from None
+        return f"the Hub answers with error {code}"
     except Exception as error:  # no route, no name, a proxy, a time-out: the HTTP library's classes change
-        return f"the Hub cannot be reached: {_short(error)}"
-    return None
+        return f"{constants.ENDPOINT} cannot be reached ({_short(error)})"
+    slow = f"{constants.ENDPOINT} does not answer within {seconds:g} s (set HF_HUB_ETAG_TIMEOUT for a slow network)"
+    return None if answered else slow
 
 
-def _how_to_place(repo: str, file: str, reason: str) -> str:
+def _within(seconds: float, question: Callable[[], object]) -> bool:
+    """Run ``question``, which may hang in name resolution beyond its own time-out; tell whether it came back in time.
+
+    Its exceptions are raised here.
+    """
+    answers: queue.Queue[BaseException | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            question()
+        except BaseException as error:
+            answers.put(error)
+        else:
+            answers.put(None)
+
+    threading.Thread(target=ask, daemon=True, name="seresnet-hub").start()
+    try:
+        error = answers.get(timeout=seconds)
+    except queue.Empty:
+        return False
+    if error is not None:
+        raise error
+    return True
+
+
+def _download(repo: str, file: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    import seresnet
+
+    try:
+        return Path(
+            hf_hub_download(
+                repo, file, revision=revision, library_name="seresnet", library_version=seresnet.__version__
+            )
+        )
+    except Exception as error:  # the network's and the disk's; see above
+        raise WeightsError(f"{repo}: the download of {file} failed ({_short(error)}); run it again") from None
+
+
+def _how_to_place(repo: str, reason: str) -> str:
     from huggingface_hub import constants
 
-    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
     return (
-        f"{repo} is not in the cache and {reason}; get {endpoint}/{repo}/resolve/main/{file} on a machine with a "
-        f"connection and give its path as the model, or copy that machine's cache to {constants.HF_HUB_CACHE}"
+        f"{repo} is not in the cache ({constants.HF_HUB_CACHE}) and {reason}: download config.json and "
+        f"{WEIGHT_FILES[0]} from {constants.ENDPOINT}/{repo} elsewhere, put both into one folder, and give that folder "
+        "as the model"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -46,6 +46,9 @@ class Entry:
     top5: float | None = None
     flops: int | None = None
     file_size_bytes: int | None = None
+    params: int | None = None  # counted
+    origin: str | None = None  # whose release it is
+    papers: Sequence[str] = ()
     bundled: Path | None = None  # directory within this package
 
     @property
@@ -117,7 +120,10 @@ def default_transform(arch: str) -> Preprocess:
     if entry is not None:
         return entry.transform()
     cifar = arch.removeprefix("se").removeprefix("resnet") in ("20", "32", "56", "110")
-    return Preprocess.from_timm(CIFAR_PREPROCESS if cifar else _document()["defaults"]["preprocess"])
+    if cifar:
+        return Preprocess.from_timm(CIFAR_PREPROCESS)
+    document = _document()
+    return Preprocess.from_timm(document["defaults"]["preprocess"] | document["untrained"].get(arch, {}))
 
 
 def list_models(pattern: str | None = None, pretrained: bool = False) -> list[str]:
@@ -136,4 +142,5 @@ def unknown(name: str, known: list[str]) -> WeightsError:
     """Return the error for a name that nothing has."""
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `seresnet models` for the names there are"
-    return WeightsError(f"{name!r} is no model, directory or file; {hint}")
+    shown = name if len(name) <= 200 else f"{name[:200]}..."
+    return WeightsError(f"{shown!r} is no model, directory or file; {hint}")

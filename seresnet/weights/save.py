@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seresnet.errors import WeightsError
 from seresnet.files import atomic_file, write_text
-from seresnet.models.resnet import SEResNet
+from seresnet.models.resnet import SEResNet, SEResNetConfig
 from seresnet.models.variants import VARIANTS
 from seresnet.preprocess import Preprocess
 from seresnet.weights.convert import to_legacy
@@ -44,13 +44,16 @@ def file_state(model: SEResNet, dtype: torch.dtype) -> dict[str, Tensor]:
     state = model.state_dict()
     if model.cfg.lineage == "legacy":
         state = to_legacy(state)
-    bad = [key for key, value in state.items() if not value.isfinite().all()]
-    if bad:
-        raise WeightsError(f"not saved: {bad[0]} and {len(bad) - 1} more hold NaN or infinity; the training diverged")
-    return {
+    state = {
         key: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
         for key, value in state.items()
     }
+    bad = [key for key, value in state.items() if not value.isfinite().all()]
+    if bad:
+        wide = dtype in (torch.float32, torch.float64)
+        reason = "the training diverged" if wide else f"take float32 if {dtype} is too narrow for them"
+        raise WeightsError(f"not saved: {', '.join(bad[:3])} ({len(bad)} in all) hold NaN or infinity; {reason}")
+    return state
 
 
 def architecture_of(model: SEResNet) -> str:
@@ -72,7 +75,8 @@ def model_config(model: SEResNet) -> dict[str, Any]:
     preprocess: Preprocess | None = model.preprocess
     legacy = model.cfg.lineage == "legacy"
     first = "conv1" if model.cfg.stem in ("conv7", "conv3") else "conv1.0"
-    cfg: dict[str, Any] = {"tag": model.pretrained_cfg.get("tag", "")} if model.pretrained_cfg.get("tag") else {}
+    tag = model.pretrained_cfg.get("tag") if model.labels else None  # without names, a tag would lend its own
+    cfg: dict[str, Any] = {"tag": tag} if tag else {}
     cfg |= preprocess.to_timm() if preprocess else {"input_size": [model.in_chans, 224, 224]}
     cfg |= {
         "num_classes": model.num_classes,
@@ -85,11 +89,21 @@ def model_config(model: SEResNet) -> dict[str, Any]:
         "num_features": model.num_features,
         "global_pool": model.global_pool,
     }
-    if model.in_chans != 3:
-        config["model_args"] = {"in_chans": model.in_chans}
+    if args := _model_args(model, VARIANTS[architecture]):
+        config["model_args"] = args
     if model.label_ids:
         config["label_names"] = model.label_ids
         config["label_descriptions"] = dict(zip(model.label_ids, model.labels, strict=True))
     elif model.labels:
         config["label_names"] = model.labels
     return config | {"pretrained_cfg": cfg}
+
+
+def _model_args(model: SEResNet, row: SEResNetConfig) -> dict[str, Any]:
+    """Return what timm has to be told beyond the architecture's name."""
+    args: dict[str, Any] = {"in_chans": model.in_chans} if model.in_chans != row.in_chans else {}
+    if model.drop_rate != row.drop_rate:
+        args["drop_rate"] = model.drop_rate
+    if model.cfg.drop_path_rate and row.lineage != "legacy":  # timm's legacy networks have none
+        args["drop_path_rate"] = model.cfg.drop_path_rate
+    return args

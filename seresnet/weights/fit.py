@@ -1,0 +1,115 @@
+"""Whether tensors fit a network: which architecture they are of, and whether all are there, of shape and finite."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seresnet.errors import ConfigError, WeightsError
+from seresnet.models.resnet import SEResNet, SEResNetConfig
+from seresnet.models.variants import VARIANTS
+
+Shapes = dict[str, tuple[int, ...]]
+COUNTER = "num_batches_tracked"  # of a batch norm; files from before torch 0.4.1 have none
+
+
+def build_on_meta(cfg: SEResNetConfig) -> SEResNet:
+    """Return the network without memory for its weights. Raises ConfigError for sizes that make no network."""
+    try:
+        with torch.device("meta"):
+            return SEResNet(cfg)
+    except (ValueError, RuntimeError, ZeroDivisionError, KeyError, TypeError) as error:
+        raise ConfigError(f"no network can be built so ({error}); change the settings of the network") from None
+
+
+@lru_cache(maxsize=8)
+def shapes_of(cfg: SEResNetConfig) -> Shapes:
+    """Return the shape of each tensor of a network, by its name."""
+    return {key: tuple(value.shape) for key, value in build_on_meta(cfg).state_dict().items()}
+
+
+def declared(state: Mapping[str, Tensor]) -> tuple[int | None, int]:
+    """Return how many classes (None: there is no classifier) and input channels the tensors are for."""
+    head, stem = state.get("fc.weight"), state.get("conv1.weight", state.get("conv1.0.weight"))
+    classes = None if head is None else head.shape[0] if head.ndim == 2 else 1
+    return classes, 3 if stem is None or stem.ndim != 4 else stem.shape[1]
+
+
+def guess_architecture(state: Mapping[str, Tensor], legacy: bool, path: Path, recorded: str | None = None) -> str:
+    """Return the architecture whose tensors these are, by their names and shapes.
+
+    Where several have the same shapes (an anti-aliased network and a plain one, say), the architecture ``recorded`` in
+    the file decides, or else the beginning of the file's name. Raises WeightsError where nothing decides.
+    """
+    fitting = [arch for arch in VARIANTS if _is_of(state, legacy, arch)]
+    named = [arch for arch in sorted(fitting, key=len, reverse=True) if re.match(rf"{arch}(?![0-9a-z])", path.name)]
+    for arch in ([recorded] if recorded in fitting else []) + named + (fitting if len(fitting) == 1 else []):
+        return arch
+    if fitting:
+        raise WeightsError(
+            f"{path}: its tensors fit {' and '.join(fitting)} alike; "
+            f'pass arch="{fitting[0]}", or begin the file\'s name with the right one'
+        )
+    first = ", ".join(list(state)[:3])
+    raise WeightsError(f"{path}: its tensors ({first}, ...) are of no SE-ResNet known here; see `seresnet models`")
+
+
+def _is_of(state: Mapping[str, Tensor], legacy: bool, arch: str) -> bool:
+    row = VARIANTS[arch]
+    if legacy and row.lineage != "legacy":
+        return False
+    blocks = {match.groups() for key in state if (match := re.match(r"layer(\d+)\.(\d+)\.", key))}
+    wanted = {(str(stage), str(i)) for stage, count in enumerate(row.layers, 1) for i in range(count)}
+    if blocks != wanted:  # quick, and leaves few
+        return False
+    classes, chans = declared(state)
+    shapes = shapes_of(replace(row, num_classes=classes or 0, in_chans=chans))
+    return _without_counters(shapes) == _without_counters({key: tuple(value.shape) for key, value in state.items()})
+
+
+def _without_counters(shapes: Shapes) -> Shapes:
+    return {key: shape for key, shape in shapes.items() if not key.endswith(COUNTER)}
+
+
+def check_fit(state: Mapping[str, Tensor], cfg: SEResNetConfig, path: Path) -> None:
+    """Raise WeightsError, naming the first differences, unless the tensors are the network's, and finite."""
+    wanted = shapes_of(cfg)
+    missing = [key for key in wanted if key not in state and not key.endswith(COUNTER)]
+    extra = [key for key in state if key not in wanted]
+    wrong = [key for key in wanted if key in state and tuple(state[key].shape) != wanted[key]]
+    problems = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for keys, what in ((missing, "missing"), (extra, "unknown"))
+        if keys
+    ]
+    problems += [f"{key} is {_by(tuple(state[key].shape))} instead of {_by(wanted[key])}" for key in wrong[:3]]
+    if problems:
+        raise WeightsError(f"{path}: does not fit the network: {'; '.join(problems)}")
+    for key, value in state.items():
+        if not (value.is_floating_point() or key.endswith(COUNTER)):
+            raise WeightsError(f"{path}: {key} holds {value.dtype}, not floating-point numbers; save it as float32")
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise WeightsError(f"{path}: {key} holds NaN or infinity; use another checkpoint")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def adapt_first_convolution(weight: Tensor, in_chans: int) -> Tensor:
+    """Return the first convolution for another number of input channels (the rule is timm's).
+
+    One channel takes the sum of the kernels; more repeat them in turn, scaled so that a grey image gives the same.
+    """
+    channels = weight.shape[1]
+    if in_chans == 1:
+        return weight.float().sum(1, keepdim=True)
+    repeated = weight.float().repeat(1, math.ceil(in_chans / channels), 1, 1)[:, :in_chans]
+    return repeated * (channels / in_chans)
