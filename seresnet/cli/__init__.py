@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -64,9 +65,11 @@ def make_app(asked: str | None = None) -> App:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code: 0 done, 1 some inputs could not be read, 2 could not run.
 
-    130 stands for an interrupt, and 141 for a reader of stdout that left, as in a shell.
+    130 and 143 stand for an interrupt and SIGTERM, and 141 for a reader of stdout that left, as in a shell.
     """
     tokens, debug = _without_debug(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
     try:
         result = make_app(tokens[0] if tokens else None)(
             tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
@@ -83,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug and not isinstance(error, CycloptsError):
             raise
-        return _fail(explain(error), 2)
+        return _fail(explain(error), error.exit_code if isinstance(error, SeresnetError) else 2)
 
 
 def explain(error: Exception) -> str:

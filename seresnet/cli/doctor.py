@@ -27,7 +27,7 @@ CPU_FEATURES = (
     "bf16",
 )
 
-CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich", "openvino")
+CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich")
 
 Fact = tuple[str, str, bool | None]  # what, its value, whether it is as it should be; None: not there, and no fault
 MARKS = {True: ("  ✓ ", "green"), None: ("  - ", "dim"), False: ("  ✗ ", "bold red")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from itertools import count
 from pathlib import Path
@@ -60,9 +61,10 @@ def train(
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
     if resume and exist_ok:
         raise ConfigError("--resume goes on with a run and --exist-ok overwrites it: give one of them")
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     logger = logging.getLogger("seresnet")
     logger.setLevel(logging.INFO)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr) if speaks else logging.NullHandler()
     logger.addHandler(handler)
     try:
         result = run(
@@ -76,6 +78,8 @@ def train(
         )
     finally:
         logger.removeHandler(handler)
+    if not speaks:
+        return 0
     print(
         f"{result.epochs} epochs in {result.seconds:.0f} s; validation top-1 {100 * result.last_top1:.2f} % "
         f"at the end, {100 * result.best_top1:.2f} % at best\n{result.last}\n{result.best}"

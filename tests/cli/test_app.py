@@ -150,4 +150,5 @@ def test_printable_is_one_line_whatever_the_name():
 def test_the_process_exits_with_the_code():
     done = command("nonsense")
     assert (done.returncode, done.stdout) == (2, b"")
+    assert command("--help", encoding="ascii").returncode == 0  # no frame of a table makes it fail
     assert command("--version").stdout.decode().strip() == seresnet.__version__

@@ -18,7 +18,7 @@ from PIL import Image
 import seresnet
 from seresnet.cli.output import bar, fitted, percent, to_json
 from seresnet.predict import load
-from tests.cli.terminal import ENVIRONMENT
+from tests.cli.terminal import ENVIRONMENT, here
 from tests.cli.terminal import seresnet as command
 from tests.networks import seresnet20
 
@@ -70,7 +70,7 @@ def alike(rows: list[dict], expected: list[dict]) -> bool:
 
 
 def test_jsonl_parses_back(model, photos, expected):
-    done = command("predict", photos, "--model", model, "--topk", "3", "--format", "jsonl")
+    done = command("predict", photos, "--model", model, "--topk", "3", "--format", "jsonl", encoding="ascii")
     assert done.returncode == 1
     rows = [json.loads(line) for line in done.stdout.decode("utf-8", "strict").splitlines()]
     assert list(rows[0]) == ["path", "predictions", "error"]
@@ -82,13 +82,13 @@ def test_jsonl_parses_back(model, photos, expected):
 
 
 def test_json_is_one_array(model, photos, expected):
-    done = command("predict", photos, "--model", model, "--topk=3", "--format=json", "--batch-size", "1")
+    done = here("predict", photos, "--model", model, "--topk=3", "--format=json", "--batch-size", "1")
     assert done.returncode == 1
     assert alike(json.loads(done.stdout.decode("utf-8", "strict")), expected)
 
 
 def test_csv_parses_back(model, photos, expected):
-    done = command("predict", photos, "--model", model, "--topk", "3", "--format", "csv")
+    done = here("predict", photos, "--model", model, "--topk", "3", "--format", "csv")
     assert done.returncode == 1
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode("utf-8", "surrogateescape"), newline="")))
     assert list(rows[0]) == [
@@ -111,7 +111,7 @@ def test_csv_parses_back(model, photos, expected):
 
 
 def test_a_table_is_one_plain_line_an_image_where_nobody_looks(model, photos, expected):
-    done = command("predict", photos, "--model", model, "--topk", "2")
+    done = here("predict", photos, "--model", model, "--topk", "2")
     lines = done.stdout.decode().splitlines()
     assert len(lines) == 4 and "\x1b" not in done.stdout.decode()
     assert lines[0].startswith(f"{photos}/astronaut.png")
@@ -130,7 +130,7 @@ def test_a_list_on_stdin_keeps_its_order(model, photos):
 
 
 def test_files_globs_and_what_is_not_there(model, photos):
-    done = command(
+    done = here(
         "predict", photos / "*.png", photos / "gone.jpg", photos / "no*thing", "--model", model, "--format=jsonl"
     )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -139,20 +139,21 @@ def test_files_globs_and_what_is_not_there(model, photos):
     assert done.returncode == 1
 
 
-def test_a_file_whose_name_begins_with_a_dash(model, photos, tmp_path):
+def test_a_file_whose_name_begins_with_a_dash(model, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     shutil.copy(photos / "rocket.jpg", tmp_path / "-x.jpg")
-    done = command("predict", "--model", model, "--format", "jsonl", "--", "-x.jpg", cwd=tmp_path)
+    done = here("predict", "--model", model, "--format", "jsonl", "--", "-x.jpg")
     assert (done.returncode, json.loads(done.stdout)["path"]) == (0, "-x.jpg")
 
 
 def test_an_empty_list_is_no_error(model):
-    done = command("predict", "-", "--model", model, "--format", "json")
+    done = here("predict", "-", "--model", model, "--format", "json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
 
 
 def test_out_takes_the_results_and_leaves_stdout_empty(model, photos, tmp_path, expected):
     out = tmp_path / "new" / "rows.jsonl"
-    done = command("predict", photos, "--model", model, "--topk=3", "--format=jsonl", "--out", out)
+    done = here("predict", photos, "--model", model, "--topk=3", "--format=jsonl", "--out", out)
     assert (done.returncode, done.stdout) == (1, b"")
     assert alike([json.loads(line) for line in out.read_text().splitlines()], expected)
     assert os.listdir(out.parent) == ["rows.jsonl"]
@@ -161,7 +162,7 @@ def test_out_takes_the_results_and_leaves_stdout_empty(model, photos, tmp_path, 
 def test_a_link_and_a_device_stay_what_they_are(model, photos, tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
     for out in (tmp_path / "link.csv", Path("/dev/null")):
-        assert command("predict", photos / "rocket.jpg", "--model", model, "--format=csv", "--out", out).returncode == 0
+        assert here("predict", photos / "rocket.jpg", "--model", model, "--format=csv", "--out", out).returncode == 0
     assert (tmp_path / "link.csv").is_symlink() and "rocket.jpg" in (tmp_path / "real.csv").read_text()
     assert Path("/dev/null").is_char_device()
 
@@ -191,7 +192,7 @@ def test_an_interrupted_run_keeps_the_rows_that_it_has_and_the_old_file(model, p
     process.stdin.write((os.fsencode(photos / "rocket.jpg") + b"\n") * 3)
     process.stdin.flush()  # and it waits for more
     for _ in range(1200):
-        if partial.exists() and partial.read_text().count("rocket.jpg") >= 2:
+        if process.poll() is not None or (partial.exists() and partial.read_text().count("rocket.jpg") >= 2):
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -231,20 +232,17 @@ def test_a_reader_that_leaves_is_no_error(model, photos):
         (["--sheet", "/dev/null/x.png"], "--sheet /dev/null/x.png: "),
     ],
 )
-def test_what_cannot_run_exits_with_2_and_one_line(arguments, message, model, photos, capsys):
-    from seresnet.cli import run
-
-    given = arguments if "--model" in arguments else ["--model", str(model), *arguments]
-    assert run(["predict", str(photos / "rocket.jpg"), *given]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    last = captured.err.splitlines()[-1]
+def test_what_cannot_run_exits_with_2_and_one_line(arguments, message, model, photos):
+    given = arguments if "--model" in arguments else ["--model", model, *arguments]
+    done = here("predict", photos / "rocket.jpg", *given)
+    assert (done.returncode, done.stdout) == (2, b"")
+    last = done.stderr.decode().splitlines()[-1]
     assert last.startswith("seresnet: error: ") and message in last
-    assert "Traceback" not in captured.err
+    assert b"Traceback" not in done.stderr
 
 
 def test_a_contact_sheet_is_a_picture(model, photos, tmp_path):
-    done = command("predict", photos, "--model", model, "--sheet", tmp_path / "sheet.png")
+    done = here("predict", photos, "--model", model, "--sheet", tmp_path / "sheet.png")
     assert done.returncode == 1
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 300 and sheet.height > 100

@@ -1,0 +1,75 @@
+"""``seresnet doctor``: finds what is missing or damaged, and says how to mend it."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import seresnet
+from seresnet.cli import EXTRAS, doctor
+from seresnet.weights import load as _  # noqa: F401 (all that it needs is there to be patched)
+from seresnet.weights.index import Entry
+from tests.cli.terminal import here
+from tests.networks import seresnet20
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {requirement.split(">")[0].split("[")[0] for requirement in requirements}
+
+
+def test_it_knows_what_the_package_requires():
+    assert set(doctor.CORE) == names(PROJECT["dependencies"])
+
+
+def test_it_knows_what_each_extra_brings():
+    known = {extra: {module for module, owner in EXTRAS.items() if owner == extra} for extra in EXTRAS.values()}
+    modules = {"scikit-image": "skimage", "scikit-learn": "sklearn", "python-multipart": "python_multipart"}
+    for extra, brought in known.items():
+        wanted = names(PROJECT["optional-dependencies"][extra]) - {"seresnet"}
+        assert brought == {modules.get(name, name) for name in wanted}
+
+
+def test_all_is_well_here():
+    done = here("doctor")
+    text = done.stdout.decode()
+    assert done.returncode == 0, text
+    assert "✗" not in text and text.endswith("all is well\n")
+    assert all(name in text for name in (*doctor.CORE, seresnet.__version__, "cpu features", "cache"))
+
+
+def test_a_missing_package_is_a_fault_and_a_missing_extra_is_none(monkeypatch):
+    found = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "safetensors" else found(name))
+    monkeypatch.setitem(EXTRAS, "a_module_that_nobody_has", "serve")
+    done = here("doctor")
+    text = done.stdout.decode()
+    assert done.returncode == 1 and text.endswith("1 to mend\n")
+    assert 'run pip install "safetensors"' in text
+    assert 'a_module_that_nobody_has: pip install "seresnet[serve]"' in text
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """A directory that the index takes for a bundled model."""
+    directory = seresnet.save(seresnet20(), tmp_path / "seresnet20.test")
+    entry = Entry("seresnet20.test", bundled=directory, num_classes=10, preprocess=seresnet20().preprocess.to_timm())
+    for name in [name for name in sys.modules if name.startswith("seresnet.weights.")]:
+        if hasattr(sys.modules[name], "entries"):
+            monkeypatch.setattr(f"{name}.entries", lambda: {entry.name: entry})
+    return directory
+
+
+def test_bundled_weights_are_loaded_and_run(shipped):
+    assert list(doctor.bundled()) == [("seresnet20.test", "10 classes, whole", True)]
+
+
+def test_damaged_bundled_weights_are_found(shipped):
+    weights = shipped / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    ((name, reason, good),) = doctor.bundled()
+    assert (name, good) == ("seresnet20.test", False)
+    assert reason.endswith("(reinstall seresnet)")
+    assert here("doctor").returncode == 1

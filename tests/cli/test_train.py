@@ -1,0 +1,77 @@
+"""``seresnet train`` as a process: what it prints, what it refuses, and how a signal ends it."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.made_images import color_folder
+
+SMALL = ["--recipe", "debug", "--set", "size=16", "--batch-size", "8", "--device", "cpu"]
+
+
+def seresnet(*arguments, **options):
+    command = [sys.executable, "-m", "seresnet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory):
+    return color_folder(tmp_path_factory.mktemp("colors"), per_class=12)
+
+
+def test_trains_into_a_new_folder_whose_models_predict(colors, tmp_path):
+    for number in ("", "-2"):
+        done = seresnet("train", colors, *SMALL, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "epoch 2/2" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert f"runs/debug{number}/best" in done.stdout
+    image = colors / "red" / "000.png"
+    done = seresnet("predict", image, "--model", tmp_path / "runs" / "debug" / "best", "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("path,label_1,probability_1")
+    assert {"red", "green", "blue"} & set(done.stdout.splitlines()[1].split(","))
+
+
+def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["train", colors, *SMALL, "--out", run]
+    command = [sys.executable, "-m", "seresnet", *map(str, arguments), "--epochs", "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 90
+        while not (run / "last" / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    last = stderr.strip().splitlines()[-1]
+    assert "stopped by SIGTERM" in last
+    assert "--resume" in last
+    epochs = (run / "metrics.csv").read_text().count("\n") - 1
+    done = seresnet(*arguments, "--resume", "--epochs", epochs + 2)
+    assert done.returncode == 0, done.stderr
+    assert (run / "metrics.csv").read_text().count("\n") - 1 == epochs + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder; give a folder with one sub-folder for each class"),
+        (["DATA", "--recipe", "fintune"], "did you mean finetune?"),
+        (["DATA", "--set", "lr"], "--set takes key=value, not 'lr'"),
+        (["DATA", "--set", "size=4"], "size is 4: it has to be from 8 to 4096"),
+        (["DATA", "--resume"], "--resume needs --out"),
+        (["DATA", "--resume", "--exist-ok", "--out", "x"], "give one of them"),
+        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "did you mean seresnet50"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(colors, tmp_path, arguments, message):
+    done = seresnet("train", *(str(colors) if a == "DATA" else a for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("seresnet: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
