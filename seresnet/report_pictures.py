@@ -117,7 +117,8 @@ def draw_mistakes(e: Evaluation) -> Figure | None:
     rows = ceil(len(tiles) / columns)
     wrong = e.n - round(e.top1 * e.n)
     which = f"The {len(tiles)} most confident of {wrong:,} mistakes" if wrong > len(tiles) else "All mistakes"
-    figure = _figure(1.95 * columns, 0.5 + 2.4 * rows, f"{which}; in red, what the model said")
+    figure = _figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; in red, what the model said")
+    figure.set_layout_engine("constrained", hspace=0.12)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, (result, picture) in zip(figure.axes, tiles, strict=False):
