@@ -50,6 +50,8 @@ def imports(source: str, module: str, is_package: bool = False) -> set[str]:
                 parents = parents[: len(parents) - node.level + is_package]
                 base = ".".join([*parents, *base.split(".")]).rstrip(".")
             found |= {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "seresnet":
+            found.add(f"seresnet.{node.attr}")  # import seresnet; seresnet.load(...)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             if re.fullmatch(r"seresnet(\.\w+)+(:\w+)?", node.value):  # "seresnet.runtime.torch_engine:TorchEngine"
                 found.add(node.value.partition(":")[0])
@@ -75,7 +77,7 @@ def faults(source: str, module: str, is_package: bool = False) -> list[str]:
             found.append(f"{module} imports {name}: timm and torchvision are for tests and benchmarks")
         if here == "models" and top not in {"torch", "seresnet"} and top not in sys.stdlib_module_names:
             found.append(f"{module} imports {name}: the networks need torch alone")
-        if top != "seresnet" or here in ROOF:
+        if top != "seresnet" or name == "seresnet" or here in ROOF:
             continue
         there = part_of(name)
         there = part_of(seresnet._HOMES.get(there, name))  # the module behind a public name: seresnet.load
@@ -104,6 +106,7 @@ UPWARD = [
     ("seresnet.data.images", "import seresnet.predict"),
     ("seresnet.data.images", "from seresnet import predict"),
     ("seresnet.data.images", "from seresnet import load"),
+    ("seresnet.data.images", "import seresnet\nclf = seresnet.load('x')"),
     ("seresnet.data.images", "from .. import predict"),
     ("seresnet.data.images", "from ..predict import load"),
     ("seresnet.data.images", "def late():\n    from seresnet.cli import run"),
@@ -156,6 +159,7 @@ def test_the_networks_may_import_torch_alone(name: str) -> None:
     [
         ("seresnet.recipes.cifar10", "from seresnet.train.config import TrainConfig"),
         ("seresnet.evaluate", "from seresnet.predict import load"),
+        ("seresnet.weights.hub", "import seresnet\nagent = seresnet.__version__"),
         ("seresnet.cli.eval", "from seresnet import __version__\nfrom seresnet.evaluate import evaluate"),
         ("seresnet.models.variants", "from .resnet import SEResNet\nfrom seresnet.errors import WeightsError"),
         ("seresnet.data.folder", "'''seresnet.predict reads this.'''\nlog = getLogger('seresnet')"),
