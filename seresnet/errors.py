@@ -4,6 +4,8 @@
 class SeresnetError(Exception):
     """Something that the user can mend: the command line prints the message alone and exits with 2."""
 
+    exit_code = 2
+
 
 class ImageError(SeresnetError):
     """An image that cannot be read. The message is the reason, without the path."""

@@ -42,6 +42,7 @@ from seresnet.weights.save import save
 log = logging.getLogger("seresnet")
 
 MAX_BAD_STEPS = 3  # steps in a row without a finite loss before the run stops
+DIVERGED = "lower --lr, or limit the gradient with --set clip_grad=1"
 
 
 class TrainingStopped(SeresnetError):
@@ -150,7 +151,9 @@ class Training:
             loss_sum += loss.detach() * len(batch.targets)
             correct += hits
         images = sum(len(batch.targets) for batch in group)
-        finite = self.everywhere(math.isfinite(total := loss_sum.item()))
+        total = loss_sum.item()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        finite = self.everywhere(math.isfinite(total) and all_finite(gradients + statistics))
         if finite:
             if config.clip_grad:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad)
@@ -192,10 +195,12 @@ class Training:
         if finite:
             return
         files = [str(path) for batch in group for path in batch.paths]
-        log.warning("step %d: the loss is not finite; no step taken. Files: %s", self.at.step, ", ".join(files))
+        log.warning(
+            "step %d: the loss or its gradient is not finite; no step taken. Files: %s", self.at.step, ", ".join(files)
+        )
         if self.bad_steps >= MAX_BAD_STEPS:
             raise SeresnetError(
-                f"the loss was not finite in {MAX_BAD_STEPS} steps in a row; lower --lr or set clip_grad=1. "
+                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row; {DIVERGED}. "
                 f"The last batch began with {', '.join(files[:3])}; log.txt names all its files"
             )
 
@@ -258,6 +263,10 @@ class Training:
         """Write all that `restore` needs; the previous checkpoint stays until this one is whole."""
         if not self.record:
             return
+        if not all_finite([value for value in self.model.state_dict().values() if value.is_floating_point()]):
+            raise SeresnetError(
+                f"the weights are no longer finite; {DIVERGED}. The last checkpoint is from before that"
+            )
         state = {
             "identity": self.identity,
             "config": self.config.to_dict(),
@@ -304,3 +313,8 @@ class Training:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Tell whether no tensor holds NaN or infinity, by one sum over all of them."""
+    return math.isfinite(torch.stack(torch._foreach_norm(tensors, 1)).sum().item())

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.cli.terminal import ENVIRONMENT, here
 from tests.made_images import color_folder
 
 SMALL = ["--recipe", "debug", "--set", "size=16", "--batch-size", "8", "--device", "cpu"]
@@ -14,7 +15,7 @@ SMALL = ["--recipe", "debug", "--set", "size=16", "--batch-size", "8", "--device
 
 def seresnet(*arguments, **options):
     command = [sys.executable, "-m", "seresnet", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT, **options)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
     run = tmp_path / "run"
     arguments = ["train", colors, *SMALL, "--out", run]
     command = [sys.executable, "-m", "seresnet", *map(str, arguments), "--epochs", "100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         deadline = time.monotonic() + 90
         while not (run / "last" / "state.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -65,13 +66,15 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
         (["DATA", "--set", "size=4"], "size is 4: it has to be from 8 to 4096"),
         (["DATA", "--resume"], "--resume needs --out"),
         (["DATA", "--resume", "--exist-ok", "--out", "x"], "give one of them"),
-        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "did you mean seresnet50"),
+        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is no model, directory or file; did you mean"),
     ],
 )
-def test_errors_are_one_line_and_leave_nothing(colors, tmp_path, arguments, message):
-    done = seresnet("train", *(str(colors) if a == "DATA" else a for a in arguments), cwd=tmp_path)
+def test_errors_are_one_line_and_leave_nothing(colors, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = here("train", *(str(colors) if a == "DATA" else a for a in arguments))
+    stderr = done.stderr.decode()
     assert done.returncode == 2
-    assert done.stderr.startswith("seresnet: error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert stderr.startswith("seresnet: error: ")
+    assert message in stderr
+    assert stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
