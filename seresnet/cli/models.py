@@ -95,12 +95,12 @@ def _networks_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _weights_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("weights", "top-1 %", "top-5 %", "classes", "pixels", "licence", "where")
+    table = _table("weights", "top-1 %", "top-5 %", "classes", "pixels", "where")
     for row in rows:
         _, height, width = row["input_size"]
         accuracies = [_accuracy(row[key]) for key in ("published_top1", "published_top5")]
         where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}.get(row["available"], "[dim]Hub")
-        cells = (f"{row['classes']:,}", f"{height} x {width}", row["license"] or "[dim]unknown", where)
+        cells = (f"{row['classes']:,}", f"{height}" if height == width else f"{height} x {width}", where)
         table.add_row(row["name"], *accuracies, *cells)
     table.caption = "top-1 and top-5 are published figures"
     return table
@@ -115,11 +115,10 @@ def _table(*columns: str) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    for number, column in enumerate(columns):
-        right = column.endswith("%") or column == "classes"
-        table.add_column(
-            column, style="bold" if number == 0 else "", justify="right" if right else "left", no_wrap=True
-        )
+    table.add_column(columns[0], style="bold", overflow="fold")  # names are never cut
+    for column in columns[1:]:
+        right = column.endswith("%") or column in ("classes", "pixels")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     return table
 
 
