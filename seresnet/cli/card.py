@@ -93,13 +93,14 @@ def architecture(network: SEResNet) -> Iterator[Fact]:
 
 
 def accuracy(entry: Entry | None) -> Iterator[Fact]:
-    """Yield the published figures."""
+    """Yield the published figures; those of bundled models were measured by this project."""
     if entry is None:
         return
     where = "ImageNet-1k validation, single centre crop" if entry.labels == "imagenet-1k" else "test images"
+    kind = "measured" if entry.bundled else "published"
     for what, value in (("top-1", entry.top1), ("top-5", entry.top5)):
         if value is not None:
-            yield what, f"{value:.3f} % (published; {where})"
+            yield what, f"{value:.3f} % ({kind}; {where})"
     if entry.flops is not None:
         yield "FLOPs", f"{entry.flops:,} (published; by a rule that is not documented)"
 
