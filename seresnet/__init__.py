@@ -57,7 +57,7 @@ def __dir__() -> list[str]:
 
 
 class _Verb(ModuleType):
-    """A submodule that can be called as the function of its own name: ``seresnet.train(...)``, ``seresnet.train.run``."""
+    """A submodule that is also the function of its own name: ``seresnet.train(...)`` and ``seresnet.train.run``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         verb = self.__name__.rpartition(".")[2]
