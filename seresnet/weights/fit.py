@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.models.resnet import SEResNet, SEResNetConfig
@@ -20,10 +22,22 @@ Shapes = dict[str, tuple[int, ...]]
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before torch 0.4.1 have none
 
 
+class _LeaveUninitialised(TorchFunctionMode):
+    """Skip drawing initial values: on the meta device torch would import 800 modules for it, which takes seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if getattr(function, "__module__", "") == "torch.nn.init" or name in ("normal_", "uniform_", "fill_", "zero_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def build_on_meta(cfg: SEResNetConfig) -> SEResNet:
     """Return the network without memory for its weights. Raises ConfigError for sizes that make no network."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _LeaveUninitialised():
             return SEResNet(cfg)
     except (ValueError, RuntimeError, ZeroDivisionError, KeyError, TypeError) as error:
         raise ConfigError(f"no network can be built so ({error}); change the settings of the network") from None

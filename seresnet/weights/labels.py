@@ -16,6 +16,6 @@ def imagenet_1k() -> tuple[tuple[str, ...], tuple[str, ...]]:
     text = files("seresnet.weights").joinpath("imagenet_1k.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines()]
     firsts = [lemmas.split(", ")[0] for _, lemmas in rows]
-    shared = Counter(firsts)
-    names = [lemmas if shared[first] > 1 else first for (_, lemmas), first in zip(rows, firsts, strict=True)]
+    shared = Counter(first.lower() for first in firsts)  # a Cardigan is a dog, a cardigan is knitted
+    names = [lemmas if shared[first.lower()] > 1 else first for (_, lemmas), first in zip(rows, firsts, strict=True)]
     return tuple(wordnet_id for wordnet_id, _ in rows), tuple(names)

@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,8 @@ def _read_pickle(path: Path, is_zip: bool) -> object:
         _check_zip(path)
     try:
         # timm's training script puts its options, an argparse.Namespace, beside the weights: a bag of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what is wrong becomes an error of one line
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, error)) from None
@@ -158,12 +160,12 @@ def _check_zip(path: Path) -> None:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise WeightsError(f"{path}: truncated or damaged (an incomplete archive); download it again") from None
+    if any(info.filename.endswith("/constants.pkl") for info in infos):
+        raise WeightsError(f"{path}: a TorchScript program, which would run code; give its state_dict() instead")
     if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
         raise WeightsError(f"{path}: a compressed archive, not what torch.save writes; unpack it first")
     if sum(info.file_size for info in infos) > path.stat().st_size:
         raise WeightsError(f"{path}: declares more than the file holds; refused")
-    if any(info.filename.endswith("/constants.pkl") for info in infos):
-        raise WeightsError(f"{path}: a TorchScript program, which would run code; give its state_dict() instead")
     if not any(info.filename.endswith("data.pkl") for info in infos):
         raise WeightsError(f"{path}: a zip archive, but not of torch.save; give the weights file in it")
 

@@ -44,16 +44,19 @@ def file_state(model: SEResNet, dtype: torch.dtype) -> dict[str, Tensor]:
     state = model.state_dict()
     if model.cfg.lineage == "legacy":
         state = to_legacy(state)
-    state = {
-        key: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
-        for key, value in state.items()
-    }
+    state = {key: _copy(value, dtype) for key, value in state.items()}
     bad = [key for key, value in state.items() if not value.isfinite().all()]
     if bad:
         wide = dtype in (torch.float32, torch.float64)
         reason = "the training diverged" if wide else f"take float32 if {dtype} is too narrow for them"
         raise WeightsError(f"not saved: {', '.join(bad[:3])} ({len(bad)} in all) hold NaN or infinity; {reason}")
     return state
+
+
+def _copy(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of its own memory: safetensors takes no views of one another."""
+    kind = dtype if value.is_floating_point() else value.dtype
+    return value.detach().to("cpu", kind, copy=True, memory_format=torch.contiguous_format)
 
 
 def architecture_of(model: SEResNet) -> str:
