@@ -17,6 +17,7 @@ import yaml
 from seresnet.errors import WeightsError
 from seresnet.preprocess import Preprocess
 
+BUNDLED = Path(str(files("seresnet.weights").joinpath("bundled")))
 DEFAULT_MODEL = "seresnet20.cifar10"  # bundled
 CIFAR_PREPROCESS = {
     "input_size": [3, 32, 32],
@@ -95,8 +96,7 @@ def entries() -> dict[str, Entry]:
 def _bundled() -> dict[str, Entry]:
     """Return the weights that ship within the package; what is known of them stands in their own config.json."""
     found = {}
-    folder = Path(str(files("seresnet.weights").joinpath("bundled")))
-    for config in sorted(folder.glob("*/config.json")):
+    for config in sorted(BUNDLED.glob("*/config.json")):
         values = json.loads(config.read_text(encoding="utf-8"))
         found[config.parent.name] = Entry(
             name=config.parent.name,

@@ -109,8 +109,9 @@ def _describe(head: bytes) -> str:
 
 def _is_plain(tensor: Tensor) -> bool:
     """Tell dense numbers on the CPU from what else a checkpoint may hold: sparse, quantized, complex, without data."""
-    kinds = tensor.is_sparse or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex()
-    return type(tensor) in (Tensor, torch.nn.Parameter) and not kinds and tensor.device.type == "cpu"
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    return not (tensor.is_quantized or tensor.is_complex()) and tensor.device.type == "cpu"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -32,3 +37,37 @@ def logits(model: nn.Module, size: int = 64, count: int = 2) -> Tensor:
     x = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return model.eval()(x)
+
+
+class _OldTensor:
+    """Pickles as torch 0.3 pickled tensors: without the arguments that later versions added."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self):
+        tensor = self.tensor
+        size, stride = tuple(tensor.size()), tensor.stride()
+        return torch._utils._rebuild_tensor, (tensor.untyped_storage(), tensor.storage_offset(), size, stride)
+
+
+def write_as_torch_0_3(state: dict[str, Tensor], path: Path) -> None:
+    """Write float tensors in the layout of torch 0.3, from a GPU, as the first releases of these networks were."""
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    class Pickler(pickle._Pickler):
+        def persistent_id(self, thing: object):
+            if not isinstance(thing, torch.UntypedStorage):
+                return None
+            storages[key := str(thing._cdata)] = thing
+            return "storage", torch.FloatStorage, key, "cuda:0", thing.nbytes() // 4, None
+
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    with path.open("wb") as file:
+        for value in (0x1950A86A20F9469CFC6C, 1001, system):
+            pickle.dump(value, file, 2)
+        Pickler(file, 2).dump(OrderedDict((key, _OldTensor(tensor)) for key, tensor in state.items()))
+        pickle.dump(sorted(storages), file, 2)
+        for key in sorted(storages):
+            values = torch.empty(0).set_(storages[key])
+            file.write(struct.pack("<q", len(values)) + values.numpy().tobytes())

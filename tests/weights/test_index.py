@@ -12,9 +12,11 @@ import torch
 import seresnet
 from seresnet.models.resnet import count_parameters
 from seresnet.models.variants import VARIANTS, build
+from seresnet.weights import index
 from seresnet.weights.index import default_entry, default_transform, entries, list_models
 from seresnet.weights.labels import imagenet_1k
 from tests.timm_import import timm
+from tests.weights.nets import equal, small
 
 NAMED = [name for name, entry in entries().items() if not entry.bundled]
 CONTROLS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -101,8 +103,40 @@ def test_class_names() -> None:
     info = timm.data.ImageNetInfo("imagenet-1k")
     assert list(ids) == info.label_names()
     assert len({name.lower() for name in names}) == 1000
-    for index, name in enumerate(names):
-        lemmas = info.index_to_description(index)
+    for number, name in enumerate(names):
+        lemmas = info.index_to_description(number)
         assert lemmas.startswith(name.partition(" (")[0]), (name, lemmas)
     assert (names[0], names[134], names[517]) == ("tench", "crane (bird)", "crane (machine)")
     assert names[638] != names[639]
+
+
+def test_weights_that_ship_with_the_package(tmp_path, monkeypatch) -> None:
+    """A directory of the folder ``bundled`` is an entry; it is read as any directory, and needs no network."""
+    folder = tmp_path / "bundled"
+    seresnet.save(model := small(), folder / "seresnet20.cifar10")
+    monkeypatch.setattr(index, "BUNDLED", folder)
+    index.entries.cache_clear()
+    try:
+        entry = entries()["seresnet20.cifar10"]
+        assert (entry.arch, entry.tag, entry.num_classes, entry.bundled) == (
+            "seresnet20",
+            "cifar10",
+            10,
+            folder / "seresnet20.cifar10",
+        )
+        assert entry.transform() == model.preprocess
+        assert entry.file_size_bytes == (folder / "seresnet20.cifar10" / "model.safetensors").stat().st_size
+        for name in ("seresnet20", "seresnet20.cifar10"):
+            loaded = seresnet.create_model(name, pretrained=True, offline=True)
+            assert equal(loaded, model) and loaded.labels == model.labels
+        assert seresnet.create_model("seresnet20").labels == []  # untrained
+        assert list_models("seresnet20*", pretrained=True) == ["seresnet20.cifar10"]
+    finally:
+        index.entries.cache_clear()
+
+
+def test_what_ships_is_whole() -> None:
+    for entry in entries().values():
+        if entry.bundled:
+            model = seresnet.create_model(entry.name, pretrained=True, offline=True)
+            assert len(model.labels) == model.num_classes == entry.num_classes

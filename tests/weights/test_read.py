@@ -113,6 +113,7 @@ def test_headers_that_lie(tmp_path, content: bytes, reason: str) -> None:
     assert reason in refusal(path)
 
 
+@pytest.mark.filterwarnings("ignore")  # TorchScript is on its way out
 def test_archives_that_are_no_checkpoints(tmp_path, whole) -> None:
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w") as archive:
@@ -143,6 +144,7 @@ def test_archive_that_declares_more_than_it_holds(tmp_path, whole) -> None:
     assert "declares more than the file holds" in refusal(path)
 
 
+@pytest.mark.filterwarnings("ignore")  # so are quantized tensors
 def test_tensors_that_are_no_plain_numbers(tmp_path) -> None:
     path = tmp_path / "seresnet20.pth"
     for odd in (
@@ -150,6 +152,7 @@ def test_tensors_that_are_no_plain_numbers(tmp_path) -> None:
         torch.zeros(4, 4, dtype=torch.complex64),
         torch.quantize_per_tensor(torch.zeros(4, 4), 0.1, 0, torch.qint8),
         torch.zeros(4, 4, device="meta"),
+        torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
     ):
         torch.save({**small().state_dict(), "fc.weight": odd}, path)
         assert "fc.weight is no plain tensor" in refusal(path)
