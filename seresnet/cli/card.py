@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from seresnet.models.resnet import SEResNet, SEResNetConfig
+    from seresnet.models.blocks import SEResNetConfig
+    from seresnet.models.resnet import SEResNet
     from seresnet.weights.index import Entry
 
 Fact = tuple[str, str]
@@ -72,7 +73,7 @@ def sections(name: str, network: SEResNet, entry: Entry | None) -> Iterator[tupl
 
 def architecture(network: SEResNet) -> Iterator[Fact]:
     """Yield how the network is built and, measured, how large it is and how much work an image is."""
-    from seresnet.models.resnet import count_macs, count_parameters
+    from seresnet.models.count import count_macs, count_parameters
 
     cfg = network.cfg
     yield "blocks", f"{cfg.block}, {' + '.join(map(str, cfg.layers))} = {sum(cfg.layers)}"
@@ -134,7 +135,8 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
     else:
         yield "source", "bundled with this package" if entry.bundled else f"https://huggingface.co/{entry.hub}"
         if entry.original:
-            yield "first released as", f"{entry.original} (SHA-256 {entry.sha256_head}...)"
+            known = f" (SHA-256 {entry.sha256_head}...)" if entry.sha256_head else ""
+            yield "first released as", entry.original + known
         if entry.file_size_bytes:
             yield "file", f"{entry.file_size_bytes:,} bytes ({'measured' if entry.bundled else 'published'})"
         yield "licence", entry.license or "unknown: ask the authors"

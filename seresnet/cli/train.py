@@ -13,7 +13,8 @@ from cyclopts import Parameter
 
 
 def train(
-    data: Annotated[Path, Parameter(help="A folder with train/<class>/*, or with <class>/* alone.")],
+    data: Annotated[Path, Parameter(help="A folder with `train/<class>/*`, or with `<class>/*` alone.")],
+    /,
     *,
     recipe: Annotated[
         str, Parameter(help="finetune, cifar10 or debug: where the other settings come from.")

@@ -60,11 +60,12 @@ def image_folder(root: str | Path, classes: Sequence[str] | None = None) -> Imag
     if not found:
         raise DataError(f"{root}: no sub-folders; put the images of each class into a folder with its name")
     names = tuple(classes) if classes is not None else tuple(found)
-    unknown = [name for name in found if name not in set(names)]
+    unknown = [name for name in found if name not in names]
     if unknown:
         raise DataError(f"{root}: class folders that are not in the training set: {', '.join(unknown[:5])}")
+    index = {name: i for i, name in enumerate(names)}
     samples = tuple(
-        (path, names.index(name))
+        (path, index[name])
         for name in found
         for path in sorted((root / name).rglob("*"))
         if path.suffix.lower() in EXTENSIONS and path.is_file()

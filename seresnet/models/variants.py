@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from seresnet.models.resnet import SEResNet, SEResNetConfig
+from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.resnet import SEResNet
 
 C = SEResNetConfig
 

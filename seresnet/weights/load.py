@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.resnet import SEResNet, SEResNetConfig
+from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
 from seresnet.weights.fit import adapt_first_convolution, build_on_meta, check_fit, declared, guess_architecture
@@ -152,7 +153,7 @@ def _own(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 def _describe(model: SEResNet, origin: Origin, arch: str) -> None:
     """Set the transform and what timm calls ``pretrained_cfg``."""
-    if origin.preprocess is None:
+    if origin.preprocess is None and origin.path is not None:
         log.info("%s: no preprocessing is known of it; it gets the one of %s", origin.name, arch)
     model.preprocess = (origin.preprocess or default_transform(arch)).with_channels(model.in_chans)
     facts = {"architecture": arch, "tag": origin.tag, "num_classes": model.num_classes}

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from seresnet.errors import WeightsError
 from seresnet.files import atomic_file, write_text
-from seresnet.models.resnet import SEResNet, SEResNetConfig
+from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.preprocess import Preprocess
 from seresnet.weights.convert import to_legacy

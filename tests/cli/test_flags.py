@@ -12,7 +12,7 @@ FLAGS = {
     "predict": "--model --topk --format --out --sheet --batch-size --device --precision --workers --offline",
     "eval": "--model --report --format --batch-size --device --precision --workers --offline --exist-ok",
     "train": (
-        "--data --recipe --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
+        "--recipe --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
         " --resume --exist-ok --offline"
     ),
     "models": "--pretrained --format",

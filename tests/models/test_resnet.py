@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from seresnet.models.resnet import DropPath, SEResNet
+from seresnet.models.blocks import DropPath
+from seresnet.models.resnet import SEResNet
 from seresnet.models.squeeze_excite import SqueezeExcite, squeeze_width
 from seresnet.models.variants import VARIANTS, build
 from tests.models.pairs import ARCHS, difference, images, make_pair

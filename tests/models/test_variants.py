@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seresnet.models.resnet import count_macs, count_parameters
+from seresnet.models.count import count_macs, count_parameters
 from seresnet.models.variants import VARIANTS, build
 from tests.models.pairs import ARCHS
 from tests.timm_import import timm

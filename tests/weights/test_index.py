@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 import seresnet
-from seresnet.models.resnet import count_parameters
+from seresnet.models.count import count_parameters
 from seresnet.models.variants import VARIANTS
 from seresnet.weights import index
 from seresnet.weights.fit import build_on_meta
