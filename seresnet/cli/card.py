@@ -135,8 +135,8 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
     else:
         yield "source", "bundled with this package" if entry.bundled else f"https://huggingface.co/{entry.hub}"
         if entry.original:
-            known = f" (SHA-256 {entry.sha256_head}...)" if entry.sha256_head else ""
-            yield "first released as", entry.original + known
+            digest = f" (SHA-256 {entry.sha256_head}...)" if entry.sha256_head else ""
+            yield "first released as", entry.original + digest
         if entry.file_size_bytes:
             yield "file", f"{entry.file_size_bytes:,} bytes ({'measured' if entry.bundled else 'published'})"
         yield "licence", entry.license or "unknown: ask the authors"

@@ -71,3 +71,12 @@ def test_settings_survive_json():
 
     config = TrainConfig(step_epochs=(1, 2), mean=(0.1, 0.2, 0.3))
     assert TrainConfig().updated(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_manual_names_every_setting():
+    from dataclasses import fields
+    from pathlib import Path
+
+    manual = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    table = manual.split("## Settings")[1].split("## Stopping")[0]
+    assert [field.name for field in fields(TrainConfig) if f"`{field.name}`" not in table] == []
