@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from rich.progress import Progress
 
@@ -27,6 +28,8 @@ from seresnet.train.record import RunRecord
 from seresnet.weights.load import create_model
 
 log = logging.getLogger("seresnet")
+
+PRECISIONS = {"bf16": "bfloat16", "no": "float32"}  # accelerate's names and ours
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ def train(
         training = Training(config, model, train_data, val_data, accelerator, record, identity)
         state = load_state(out / "last" / "state.pt") if resume else None
         if record:
-            record.config(config.to_dict() | {"data": str(data), "precision_used": accelerator.mixed_precision})
+            record.config(
+                config.to_dict() | {"data": str(data), "precision_used": PRECISIONS[accelerator.mixed_precision]}
+            )
             describe(config, training, train_set, val_set, accelerator)
         for each in (train_data, val_data):
             fill(each, quiet=record is None)
@@ -105,6 +110,8 @@ def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
         raise ConfigError(
             f"global_batch_size {config.global_batch_size} is no multiple of processes times accumulate; change it"
         )
+    if not torch.distributed.is_initialized():  # accelerate keeps the settings of this process's first run otherwise
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bfloat16" else "no")
 
 
@@ -160,7 +167,7 @@ def describe(
         "%s on %d images of %d classes, %d held for validation; %s pixels, batch %d, %s on %s, learning rate %g",
         *(config.model, len(train_set.samples), len(train_set.classes), len(val_set.samples)),
         "x".join(str(n) for n in preprocess.input_size[1:]),
-        *(config.global_batch_size, {"bf16": "bfloat16", "no": "float32"}[accelerator.mixed_precision]),
+        *(config.global_batch_size, PRECISIONS[accelerator.mixed_precision]),
         *(accelerator.device, config.lr),
     )
 

@@ -94,6 +94,13 @@ def test_the_seed_decides_everything(colors, tmp_path):
     assert not torch.equal(weights(tmp_path / "one")["fc.weight"], weights(tmp_path / "other")["fc.weight"])
 
 
+def test_one_process_can_train_in_one_precision_after_the_other(colors, tmp_path):
+    for precision in ("bfloat16", "float32"):
+        train(config(epochs=1, precision=precision), colors, tmp_path / precision)
+        used = json.loads((tmp_path / precision / "config.json").read_text())["precision_used"]
+        assert used == precision
+
+
 def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch):
     """Two micro-batches with the same images have the gradient of one of them."""
     gradients = []
