@@ -201,7 +201,7 @@ def match_classes(
 def published(name: str, num_classes: int) -> Published | None:
     """Return what was published of the weights ``name`` (``arch.tag``, or ``arch`` for its first), if anything."""
     entry = entries().get(name) or (None if "." in name else default_entry(name))
-    if entry is None or entry.top1 is None or entry.num_classes != num_classes:
+    if entry is None or entry.bundled or entry.top1 is None or entry.num_classes != num_classes:
         return None
     data = {"imagenet-1k": "ImageNet-1k validation"}.get(entry.labels or "", entry.labels or "its own test images")
     top5 = None if entry.top5 is None else round(entry.top5 / 100, 7)

@@ -59,7 +59,7 @@ def network_facts(name: str) -> dict[str, Any]:
 
 
 def weight_facts(name: str) -> dict[str, Any]:
-    """Return what the index knows of a weight; accuracies are published ones, in per cent."""
+    """Return what the index knows of a weight: accuracies in per cent, published or, of bundled weights, measured."""
     from seresnet.weights.index import entries
 
     entry = entries()[name]
@@ -67,8 +67,10 @@ def weight_facts(name: str) -> dict[str, Any]:
         "name": name,
         "classes": entry.num_classes,
         "input_size": list(entry.transform().input_size),
-        "published_top1": entry.top1,
-        "published_top5": entry.top5,
+        "published_top1": None if entry.bundled else entry.top1,
+        "published_top5": None if entry.bundled else entry.top5,
+        "measured_top1": entry.top1 if entry.bundled else None,
+        "measured_top5": entry.top5 if entry.bundled else None,
         "license": entry.license,
         "source": "bundled" if entry.bundled else f"hf-hub:{entry.hub}",
         "available": availability(entry),
@@ -98,11 +100,11 @@ def _weights_table(rows: list[dict[str, Any]]) -> Table:
     table = _table("weights", "top-1 %", "top-5 %", "classes", "pixels", "where")
     for row in rows:
         _, height, width = row["input_size"]
-        accuracies = [_accuracy(row[key]) for key in ("published_top1", "published_top5")]
+        accuracies = [_accuracy(row[f"published_{key}"] or row[f"measured_{key}"]) for key in ("top1", "top5")]
         where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}.get(row["available"], "[dim]Hub")
         cells = (f"{row['classes']:,}", f"{height}" if height == width else f"{height} x {width}", where)
         table.add_row(row["name"], *accuracies, *cells)
-    table.caption = "top-1 and top-5 are published figures"
+    table.caption = "top-1 and top-5 as published; of bundled weights as measured here"
     return table
 
 

@@ -21,7 +21,6 @@ def finetune() -> TrainConfig:
         lr=0.02,
         head_lr_scale=10.0,
         weight_decay=1e-4,
-        label_smoothing=0.1,
         warmup_epochs=1.0,
         ema_decay=0.99,
     )

@@ -104,6 +104,8 @@ def _bundled() -> dict[str, Entry]:
             num_classes=values["num_classes"],
             license="apache-2.0",
             preprocess=values["pretrained_cfg"],
+            top1=values.get("measured", {}).get("top1"),
+            top5=values.get("measured", {}).get("top5"),
             file_size_bytes=(config.parent / "model.safetensors").stat().st_size,
         )
     return found
