@@ -18,7 +18,7 @@ def count_macs(model: SEResNet, size: tuple[int, int]) -> int:
     """Return multiply-accumulates of one forward pass of one ``(height, width)`` image, by torch's FlopCounterMode."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = model.bn1.weight.device
+    device = next(model.parameters()).device
     was_training = model.training
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, model.in_chans, *size, device=device))

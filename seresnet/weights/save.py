@@ -15,6 +15,7 @@ from torch import Tensor
 from seresnet.errors import WeightsError
 from seresnet.files import atomic_file, write_text
 from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.gate_first import InferenceForm
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.preprocess import Preprocess
@@ -29,8 +30,10 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
 
     Class names, WordNet ids and preprocessing travel with the weights. ``dtype`` is the floats' type in the file
     (``torch.float16`` halves it); loading gives float32. Returns the directory. Raises WeightsError for weights that
-    are not finite, and for a network that is none of the named architectures.
+    are not finite, for a network that is none of the named architectures, and for an inference form.
     """
+    if isinstance(model, InferenceForm):
+        raise WeightsError("an inference form has no weights of its own: save the network that it was made of")
     directory = Path(directory)
     state = file_state(model, dtype)
     config = model_config(model)
