@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seresnet.evaluate import evaluate
     from seresnet.predict import load
     from seresnet.preprocess import Preprocess
+    from seresnet.reparameterize import reparameterize
     from seresnet.train.run import train
     from seresnet.weights.load import create_model, list_models
     from seresnet.weights.save import save
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate",
     "list_models",
     "load",
+    "reparameterize",
     "save",
     "train",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "evaluate": "seresnet.evaluate",
     "list_models": "seresnet.weights.load",
     "load": "seresnet.predict",
+    "reparameterize": "seresnet.reparameterize",
     "save": "seresnet.weights.save",
     "train": "seresnet.train.run",
 }

@@ -17,7 +17,7 @@ FLOORS = (
     ("serve",),
     ("recipes",),
     ("train",),
-    ("predict", "evaluate", "metrics", "report", "report_pictures", "embed", "explain"),
+    ("predict", "evaluate", "metrics", "report", "report_pictures", "embed", "explain", "reparameterize"),
     ("runtime",),
     ("weights",),
     ("data",),

@@ -63,7 +63,7 @@ def guess_architecture(state: Mapping[str, Tensor], legacy: bool, path: Path, re
     Where several have the same shapes (an anti-aliased network and a plain one, say), the architecture ``recorded`` in
     the file decides, or else the beginning of the file's name. Raises WeightsError where nothing decides.
     """
-    fitting = [arch for arch in VARIANTS if _is_of(state, legacy, arch)]
+    fitting = fitting_architectures(state, legacy)
     named = [arch for arch in sorted(fitting, key=len, reverse=True) if re.match(rf"{arch}(?![0-9a-z])", path.name)]
     for arch in ([recorded] if recorded in fitting else []) + named + (fitting if len(fitting) == 1 else []):
         return arch
@@ -74,6 +74,11 @@ def guess_architecture(state: Mapping[str, Tensor], legacy: bool, path: Path, re
         )
     first = ", ".join(list(state)[:3])
     raise WeightsError(f"{path}: its tensors ({first}, ...) are of no SE-ResNet known here; see `seresnet models`")
+
+
+def fitting_architectures(state: Mapping[str, Tensor], legacy: bool) -> list[str]:
+    """Return the architectures that have tensors of these names and shapes; ``legacy``: the keys were Cadene's."""
+    return [arch for arch in VARIANTS if _is_of(state, legacy, arch)]
 
 
 def _is_of(state: Mapping[str, Tensor], legacy: bool, arch: str) -> bool:
