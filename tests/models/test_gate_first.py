@@ -204,6 +204,15 @@ def test_feature_maps(size: tuple[int, int]) -> None:
     assert [f["reduction"] for f in quarter.feature_info] == [2, 8, 16, 16]
 
 
+@torch.no_grad()
+def test_a_gate_behind_its_convolution_needs_all_pixels() -> None:
+    model = network(replace(CAFFE, relu_before_se=True)).double()
+    x = images(1, 40, 40).double()
+    form = gate_first(model)
+    assert form.rewrites.dead_pixels == 0
+    assert difference(form(x), model(x)) <= EXACT
+
+
 def test_dead_pixels_save_what_they_should() -> None:
     """Three quarters of conv3 in the last block of each stage but the last; the excitation's first layer shrinks."""
     model = network(CAFFE)
