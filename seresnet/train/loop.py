@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,10 +47,9 @@ DIVERGED = "lower --lr, or limit the gradient with --set clip_grad=1"
 class TrainingStopped(SeresnetError):
     """A signal stopped the run after its checkpoint was written; ``exit_code`` is the shell's for that signal."""
 
-    def __init__(self, signum: int, out: Path) -> None:
+    def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; continue with the same command and --resume")
         self.exit_code = 128 + signum
-        self.out = out
 
 
 @dataclass
@@ -98,7 +96,8 @@ class Training:
             )
         self.at = Position()
         self.bad_steps = 0
-        self.stop_signal: int | None = None
+        self.stop_signal: int | None = None  # that came to this process
+        self.stopping = False  # one came to some process, and all of them know
 
     # The run
 
@@ -129,15 +128,15 @@ class Training:
                 now = time.perf_counter()
                 at.seconds = before + now - start
                 progress.advance(images, f"loss {at.loss_sum / max(1, at.seen):.3f}")
-                if self.stop_signal or now - last_save > 60 * config.checkpoint_minutes:
+                if self.stopping or now - last_save > 60 * config.checkpoint_minutes:
                     self.save_checkpoint()
                     last_save = now
-                if self.stop_signal:
-                    raise TrainingStopped(self.stop_signal, self.record.out if self.record else Path())
-        self.images_per_s = progress.images_per_s * self.accelerator.num_processes
+                if self.stopping:
+                    raise TrainingStopped(self.stop_signal or signal.SIGTERM)
+        self.images_per_s = progress.images_per_s
 
     def step(self, group: Sequence[Batch]) -> int:
-        """Take one optimizer step on the batches of ``group``; return the number of images."""
+        """Take one optimizer step on the batches of ``group``; return the number of images of all processes."""
         at, config = self.at, self.config
         set_learning_rate(self.optimizer, learning_rate(at.step, self.steps_per_epoch, config))
         statistics = [b for b in self.model.buffers() if b.is_floating_point()]
@@ -146,27 +145,28 @@ class Training:
         correct = torch.zeros((), device=self.accelerator.device, dtype=torch.long)
         for micro, batch in enumerate(group):
             self.seed(micro)
-            loss, hits = self.loss(batch)
+            loss, right = self.loss(batch)
             self.accelerator.backward(loss / len(group))
             loss_sum += loss.detach() * len(batch.targets)
-            correct += hits
-        images = sum(len(batch.targets) for batch in group)
-        total = loss_sum.item()
+            correct += right
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        finite = self.everywhere(math.isfinite(total) and all_finite(gradients + statistics))
+        own = loss_sum.item() if all_finite(gradients + statistics) else math.nan
+        seen = sum(len(batch.targets) for batch in group)
+        total, hits, images, stopping = self.summed(own, correct.item(), seen, bool(self.stop_signal))
+        finite, self.stopping = math.isfinite(total), stopping > 0
         if finite:
             if config.clip_grad:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad)
             self.optimizer.step()
             if self.ema:
                 self.ema.update(self.model, at.step)
-            at.loss_sum, at.correct, at.seen = at.loss_sum + total, at.correct + int(correct), at.seen + images
+            at.loss_sum, at.correct, at.seen = at.loss_sum + total, at.correct + round(hits), at.seen + round(images)
         else:
             torch._foreach_copy_(statistics, kept)
         self.optimizer.zero_grad(set_to_none=True)
         at.batch, at.step = at.batch + 1, at.step + 1
         self.count_bad_steps(finite, group)
-        return images
+        return round(images)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the mean loss of one batch, and how many of its images were classified rightly."""
@@ -182,12 +182,12 @@ class Training:
         numbers = (self.config.seed, self.at.step, micro, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
-    def everywhere(self, condition: bool) -> bool:
-        """Tell whether ``condition`` holds in all processes."""
+    def summed(self, *values: float) -> list[float]:
+        """Return the sums of ``values`` over all processes; a NaN in one of them is a NaN in all."""
         if self.accelerator.num_processes == 1:
-            return condition
-        flag = torch.tensor([float(condition)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item() == self.accelerator.num_processes)
+            return list(values)
+        own = torch.tensor(values, device=self.accelerator.device, dtype=torch.float64)
+        return self.accelerator.reduce(own, "sum").tolist()
 
     def count_bad_steps(self, finite: bool, group: Sequence[Batch]) -> None:
         """Stop after several steps without a finite loss, with the files of the last one."""
@@ -223,8 +223,7 @@ class Training:
             ranks = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
             loss = F.cross_entropy(logits, target, reduction="sum")
             sums += (loss.item(), ranks[:, 0].sum().item(), ranks.sum().item(), len(target))
-        if self.accelerator.num_processes > 1:
-            sums = np.sum(gather_object([sums]), axis=0)
+        sums = np.array(self.summed(*sums))
         return {
             f"val_{key}": float(value / sums[3]) for key, value in zip(("loss", "top1", "top5"), sums, strict=False)
         }

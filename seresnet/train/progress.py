@@ -44,11 +44,11 @@ class EpochProgress:
 
     @property
     def images_per_s(self) -> float:
-        """Images of this process since the start of the pass, by wall time."""
+        """Images a second since the start of the pass, of all processes."""
         return self.images / max(1e-9, time.perf_counter() - self.start)
 
     def advance(self, images: int, info: str = "") -> None:
-        """Count one batch of ``images``."""
+        """Count one step of ``images``, over all processes."""
         self.done += 1
         self.images += images
         text = f"{self.images_per_s:.0f} images/s {info}"
