@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from seresnet.weights.labels import imagenet_1k
 from tests.timm_import import timm
 from tests.weights.nets import equal, small
 
+RECORD = Path(__file__).parents[2] / "benchmarks" / "2026-11-22-seresnet20-cifar10.md"
 NAMED = [name for name, entry in entries().items() if not entry.bundled]
 CONTROLS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -68,7 +71,8 @@ def test_parameters_are_counted(name: str) -> None:
 
 
 def test_published_figures_of_the_five() -> None:
-    figures = {name: (e.top1, e.top5, e.flops, e.file_size_bytes) for name, e in entries().items() if e.top5}
+    published = {name: entry for name, entry in entries().items() if entry.top5 and not entry.bundled}
+    figures = {name: (e.top1, e.top5, e.flops, e.file_size_bytes) for name, e in published.items()}
     assert figures == {
         "legacy_seresnet18.in1k": (71.742, 90.340, 2328876024, 47175663),
         "legacy_seresnet34.in1k": (74.788, 92.134, 4706201004, 87958697),
@@ -140,3 +144,10 @@ def test_what_ships_is_whole() -> None:
         if entry.bundled:
             model = seresnet.create_model(entry.name, pretrained=True, offline=True)
             assert len(model.labels) == model.num_classes == entry.num_classes
+
+
+def test_bundled_figures_are_those_that_were_measured() -> None:
+    entry = entries()["seresnet20.cifar10"]
+    measured = json.loads((entry.bundled / "config.json").read_text())["measured"]
+    assert (entry.top1, entry.top5) == (measured["top1"], measured["top5"])
+    assert f"**{entry.top1:.2f} % top-1**" in RECORD.read_text()
