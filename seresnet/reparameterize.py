@@ -23,7 +23,7 @@ SAME = 1e-9  # largest relative difference of float64 logits between one network
 
 
 def reparameterize(model: nn.Module, dead_pixels: bool = True) -> InferenceForm:
-    """Return the inference form of a network: the same logits, faster (see `seresnet.models.gate_first`).
+    """Return the inference form of a network: the same logits by less work (see `seresnet.models.gate_first`).
 
     ``model`` is a `SEResNet`, or one of timm's SENet and SE ResNet models (or of its ResNets without excitation, which
     gain their folded batch norms), with any number of classes and input channels. It is not changed. The form is in
