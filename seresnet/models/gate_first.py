@@ -285,7 +285,7 @@ def strides_over_its_input(block: nn.Module) -> bool:
 
 @torch.no_grad()
 def gate_first(model: SEResNet, dead_pixels: bool = True) -> InferenceForm:
-    """Return a copy of the network in its inference form: the same logits, faster. The network stays as it is.
+    """Return a copy of the network in its inference form: the same logits by less work. The network stays as it is.
 
     The form computes what the network computes in evaluation mode, whichever mode that is in, and stays in it. With
     ``dead_pixels`` the feature maps of stages 1 to 3 of a legacy bottleneck network, in ``forward_intermediates``, are

@@ -12,7 +12,7 @@ def cifar10() -> TrainConfig:
     Time: about 75 s an epoch on two cores with bfloat16 where nothing else runs. Result: not yet run in full; 50 epochs
     gave the bundled ``seresnet20.cifar10``, whose accuracy and record are in ``benchmarks/``.
     Source: arXiv 1512.03385, section 4.2 (shift by up to 4 pixels, mirror, batch 128, rate 0.1, momentum 0.9).
-    The cosine schedule (arXiv 1608.03983) needs fewer epochs than that paper's 164.
+    The cosine schedule (arXiv 1608.03983) stands in place of that paper's steps and 164 epochs.
     """
     return TrainConfig(
         model="seresnet20",
