@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from seresnet.preprocess import Preprocess
     from seresnet.reparameterize import reparameterize
     from seresnet.train.run import train
-    from seresnet.weights.load import create_model, list_models
+    from seresnet.weights.index import list_models
+    from seresnet.weights.load import create_model
     from seresnet.weights.save import save
 
 __version__ = "0.1.0"
@@ -40,7 +41,7 @@ _HOMES = {
     "SeresnetError": "seresnet.errors",
     "create_model": "seresnet.weights.load",
     "evaluate": "seresnet.evaluate",
-    "list_models": "seresnet.weights.load",
+    "list_models": "seresnet.weights.index",
     "load": "seresnet.predict",
     "reparameterize": "seresnet.reparameterize",
     "save": "seresnet.weights.save",

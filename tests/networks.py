@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import build
 from seresnet.preprocess import Preprocess

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from seresnet.models.blocks import SEResNetConfig
+    from seresnet.models.config import SEResNetConfig
     from seresnet.models.resnet import SEResNet
     from seresnet.weights.index import Entry
 

@@ -1,6 +1,6 @@
 """One network for the whole family: SE-ResNet, SE-ResNeXt, SENet-154, and the same networks without excitation.
 
-What differs between them is in `SEResNetConfig` (`blocks.py`); the table of architectures is `variants.py`.
+What differs between them is in `SEResNetConfig` (`config.py`); the table of architectures is `variants.py`.
 Module names follow timm's `resnet.py`, so that a state dict of a modern timm model fits as it is.
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seresnet.models.blocks import BLOCKS, Block, Bottleneck, SEResNetConfig
+from seresnet.models.blocks import BLOCKS, Block, Bottleneck
+from seresnet.models.config import SEResNetConfig
 from seresnet.models.recompute import recomputed
 
 

@@ -1,12 +1,17 @@
-"""The table of architectures: one row each, and a few shared values. To add a network, add a row."""
+"""The table of architectures: one row each, and a few shared values. To add a network, add a row.
+
+Imports no torch: what a name stands for is found without it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from seresnet.models.blocks import SEResNetConfig
-from seresnet.models.resnet import SEResNet
+from seresnet.models.config import SEResNetConfig
+
+if TYPE_CHECKING:
+    from seresnet.models.resnet import SEResNet
 
 C = SEResNetConfig
 
@@ -85,4 +90,6 @@ VARIANTS: dict[str, SEResNetConfig] = {
 
 def build(arch: str, **overrides: Any) -> SEResNet:
     """Return the network ``arch`` with new random weights; ``overrides`` are fields of `SEResNetConfig`."""
+    from seresnet.models.resnet import SEResNet
+
     return SEResNet(replace(VARIANTS[arch], **overrides))

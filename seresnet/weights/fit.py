@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 

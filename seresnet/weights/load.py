@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
 from seresnet.weights.fit import adapt_first_convolution, build_on_meta, check_fit, declared, guess_architecture
-from seresnet.weights.index import default_transform, list_models, unknown
+from seresnet.weights.index import default_transform, unknown
 from seresnet.weights.locate import Origin, locate
 from seresnet.weights.read import read_checkpoint
-
-__all__ = ["create_model", "list_models"]
 
 log = logging.getLogger("seresnet")
 

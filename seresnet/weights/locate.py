@@ -1,15 +1,17 @@
-"""What a model's name stands for: an entry of the index, a repository on the Hub, a directory or a file."""
+"""What a model's name stands for: an entry of the index, a repository on the Hub, a directory or a file.
+
+Imports no torch: with a warm cache a classifier is opened without it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.models.variants import VARIANTS
@@ -17,9 +19,9 @@ from seresnet.preprocess import Preprocess
 from seresnet.weights.hub import fetch, fetch_weights
 from seresnet.weights.index import Entry, default_entry, entries, unknown
 from seresnet.weights.labels import imagenet_1k
-from seresnet.weights.read import SUFFIXES
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 MAX_CONFIG_BYTES = 16_000_000  # the 12,000 class names of ImageNet-12k take 0.5 MB
 
@@ -78,10 +80,16 @@ def _from_index(name: str, entry: Entry | None, pretrained: bool, offline: bool 
     if entry.bundled:
         return _from_directory(entry.bundled, pretrained)
     assert entry.hub is not None
-    released = Path(torch.hub.get_dir()) / "checkpoints" / entry.original if entry.original else None
+    released = torch_hub() / "checkpoints" / entry.original if entry.original else None
     if released and released.is_file():  # where torch.hub and timm of old kept it
         return _from_file(released)
     return _described(Origin(entry.name, entry.arch, fetch_weights(entry.hub, offline=offline)), entry)
+
+
+def torch_hub() -> Path:
+    """Return the folder of torch.hub's downloads, by the variables that torch.hub itself reads."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
 
 
 def _described(origin: Origin, entry: Entry | None) -> Origin:

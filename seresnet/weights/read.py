@@ -23,7 +23,6 @@ from seresnet.weights.convert import recorded_architecture, unwrap
 
 MAX_HEADER_BYTES = 16_000_000  # of a safetensors file; the largest network of the family needs 0.2 MB
 LARGEST_NETWORK_BYTES = 8 * 2**30  # far beyond any network of the family, with an optimizer's state beside it
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seresnet.errors import WeightsError
 from seresnet.files import atomic_file, write_text
-from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.config import SEResNetConfig
 from seresnet.models.gate_first import InferenceForm
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS

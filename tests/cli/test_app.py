@@ -32,6 +32,12 @@ def test_importing_the_package_loads_nothing_heavy():
     assert modules_after("import seresnet; dir(seresnet); seresnet.__version__; seresnet.SeresnetError") == set()
 
 
+def test_what_a_name_stands_for_is_found_without_torch():
+    code = "import seresnet.weights.locate as w, seresnet.models.variants; w.locate('seresnet20.cifar10').path.stat()"
+    assert "torch" not in modules_after(code)
+    assert "torch" not in modules_after("import seresnet; assert 'seresnet50' in seresnet.list_models()")
+
+
 def test_every_public_name_is_there():
     for name in seresnet.__all__:
         assert getattr(seresnet, name) is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.blocks import SEResNetConfig
+from seresnet.models.config import SEResNetConfig
 from seresnet.models.count import count_macs
 from seresnet.models.gate_first import BorderGate, Gate, InferenceForm, gate_first
 from seresnet.models.resnet import SEResNet
