@@ -17,13 +17,24 @@ FLOORS = (
     ("serve",),
     ("recipes",),
     ("train",),
-    ("predict", "evaluate", "metrics", "report", "report_pictures", "embed", "explain", "reparameterize"),
+    (
+        "predict",
+        "evaluate",
+        "metrics",
+        "report",
+        "report_pictures",
+        "benchmark",
+        "benchmark_report",
+        "embed",
+        "explain",
+        "reparameterize",
+    ),
     ("runtime",),
     ("weights",),
     ("data",),
     ("preprocess",),
     ("models",),
-    ("errors", "files"),
+    ("errors", "files", "machine", "timing"),
 )
 ROOF = ("", "__main__")  # the package itself and its entry point, which import lazily, may name anything
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

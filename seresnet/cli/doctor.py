@@ -13,6 +13,7 @@ from pathlib import Path
 from seresnet import __version__
 from seresnet.cli import EXTRAS
 from seresnet.errors import SeresnetError
+from seresnet.machine import processor
 
 CPU_FEATURES = (
     "avx2",
@@ -83,7 +84,7 @@ def machine() -> Iterator[Fact]:
 
     from seresnet.predict import default_workers
 
-    name, flags = _processor()
+    name, flags = processor()
     yield "cpu", f"{name}, {default_workers()} of {os.cpu_count()} cores usable", True
     yield "cpu features", " ".join(f for f in CPU_FEATURES if f in flags) or "unknown", True
     yield "torch", f"{torch.get_num_threads()} threads, built for {torch.backends.cpu.get_cpu_capability()}", True
@@ -133,16 +134,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> tuple[str, frozenset[str]]:
-    """Return the processor's name and feature flags, as Linux tells them."""
-    facts = {}
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", facts.get("features", ""))
-    return facts.get("model name") or platform.processor() or platform.machine(), frozenset(flags.split())
 
 
 def _size(count: float) -> str:

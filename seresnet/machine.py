@@ -1,0 +1,30 @@
+"""What this machine is: its processor, as the operating system tells it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")  # Linux
+
+
+def processor() -> tuple[str, frozenset[str]]:
+    """Return the processor's name and feature flags; none where the operating system does not tell."""
+    facts = _facts()
+    flags = facts.get("flags", facts.get("features", ""))
+    return facts.get("model name") or platform.processor() or platform.machine(), frozenset(flags.split())
+
+
+def described_processor() -> str:
+    """Return the processor's name with family and model, by which a name such as "AMD EPYC" becomes one of a kind."""
+    facts = _facts()
+    numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    name = processor()[0]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def _facts() -> dict[str, str]:
+    if not CPUINFO.exists():
+        return {}
+    lines = (line.partition(":") for line in CPUINFO.read_text().splitlines())
+    return {key.strip().lower(): value.strip() for key, _, value in lines}
