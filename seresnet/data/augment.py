@@ -1,4 +1,8 @@
-"""What training does to images: a crop where they are decoded, the rest on the batch, on the device, with kornia."""
+"""What training does to images: a crop where they are decoded, the rest on the batch, on the device.
+
+All that is random comes from numbers that are drawn for the global batch, a row an image, so that an image is changed
+in the same way however many processes share the batch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seresnet.preprocess import Preprocess
 
@@ -56,12 +61,21 @@ class TrainCrop:
         return left, top, left + w, top + h
 
 
+DRAWS = 16  # numbers an image; each augmentation reads columns of its own, so that none changes what another one does
+ROTATION, SHIFT_Y, SHIFT_X, MIRROR, ERASE, AREA, RATIO, TOP, LEFT = range(9)
+
+
+def draws(seed: int, step: int, images: int) -> NDArray[np.float32]:
+    """Return ``(images, DRAWS)`` numbers from 0 to 1, a row for each image of the global batch of ``step``."""
+    return np.random.default_rng([seed, step]).random((images, DRAWS), dtype=np.float32)
+
+
 class BatchAugment(nn.Module):
     """Augment a uint8 batch ``(N, H, W, C)`` and return normalised floats ``(N, C, H, W)``, channels last in memory.
 
     ``pad``: shift by up to that many pixels, zeros moving in (after normalisation zero is the mean colour, as in
     arXiv 1512.03385, section 4.2). ``hflip``: probability of mirroring. ``rotation``: degrees either way.
-    ``erase``: probability of random erasing (arXiv 1708.04896). Draws from torch's global random state.
+    ``erase``: probability of random erasing (arXiv 1708.04896).
     """
 
     mean: Tensor
@@ -69,26 +83,55 @@ class BatchAugment(nn.Module):
 
     def __init__(self, preprocess: Preprocess, *, pad: int, hflip: float, rotation: float, erase: float) -> None:
         super().__init__()
-        import kornia.augmentation as K
-
-        _, height, width = preprocess.input_size
-        steps: list[nn.Module] = []
-        if rotation:
-            steps.append(K.RandomRotation(rotation, p=1.0))
-        if pad:
-            steps.append(K.RandomCrop((height, width), padding=pad, cropping_mode="slice", p=1.0))
-        if hflip:
-            steps.append(K.RandomHorizontalFlip(p=hflip))
-        if erase:
-            steps.append(K.RandomErasing(p=erase))
-        self.steps = nn.Sequential(*steps)
-        shape = (1, len(preprocess.mean), 1, 1)
-        self.register_buffer("mean", torch.tensor(preprocess.mean).view(shape) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess.std).view(shape) * 255, persistent=False)
+        self.pad, self.hflip, self.rotation, self.erase = pad, hflip, rotation, erase
+        self.register_buffer("mean", torch.tensor(preprocess.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std) * 255, persistent=False)
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the normalised, augmented batch."""
-        x = pixels.permute(0, 3, 1, 2).float()  # (N, H, W, C) -> (N, C, H, W)
-        x = (x - self.mean) / self.std
-        return self.steps(x).contiguous(memory_format=torch.channels_last)
+    def forward(self, pixels: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """Return the normalised batch, augmented as ``numbers`` ``(N, DRAWS)`` say; not at all where there are none."""
+        x = (pixels.float() - self.mean) / self.std  # (N, H, W, C)
+        if numbers is not None:
+            if self.rotation:
+                x = rotated(x, (2 * numbers[:, ROTATION] - 1) * math.radians(self.rotation))
+            if self.pad or self.hflip:
+                shift = ((2 * self.pad + 1) * numbers[:, [SHIFT_Y, SHIFT_X]]).long().clamp_(max=2 * self.pad) - self.pad
+                x = shifted(x, shift, numbers[:, MIRROR] < self.hflip)
+            if self.erase:
+                x = erased(x, numbers, self.erase)
+        return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def rotated(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each image of ``(N, H, W, C)`` about its middle by ``angles`` ``(N,)`` in radians, with zeros behind it."""
+    n, height, width, channels = x.shape
+    cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    theta = torch.stack([cos, -sin * height / width, none, sin * width / height, cos, none], 1).view(n, 2, 3)
+    grid = F.affine_grid(theta, [n, channels, height, width], align_corners=False)
+    return F.grid_sample(x.permute(0, 3, 1, 2), grid, align_corners=False).permute(0, 2, 3, 1)
+
+
+def shifted(x: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
+    """Move images ``(N, H, W, C)`` by ``shift`` ``(N, 2)`` pixels, down and right, and then mirror some, ``(N,)``."""
+    n, height, width, _ = x.shape
+    across = torch.arange(width, device=x.device).expand(n, -1)  # (N, W)
+    across = torch.where(mirrored[:, None], width - 1 - across, across) - shift[:, 1:]
+    down = torch.arange(height, device=x.device) - shift[:, :1]  # (N, H)
+    inside = ((down >= 0) & (down < height))[:, :, None] & ((across >= 0) & (across < width))[:, None, :]
+    images = torch.arange(n, device=x.device)[:, None, None]
+    moved = x[images, down.clamp(0, height - 1)[:, :, None], across.clamp(0, width - 1)[:, None, :]]
+    return moved * inside[..., None]
+
+
+def erased(x: Tensor, numbers: Tensor, probability: float) -> Tensor:
+    """Set a box of 2 to 33 % of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
+    height, width = x.shape[1:3]
+    area = height * width * (0.02 + 0.31 * numbers[:, AREA])
+    ratio = torch.exp((2 * numbers[:, RATIO] - 1) * math.log(1 / 0.3))
+    h, w = (area * ratio).sqrt().round().clamp(1, height), (area / ratio).sqrt().round().clamp(1, width)
+    top, left = (numbers[:, TOP] * (height - h + 1)).floor(), (numbers[:, LEFT] * (width - w + 1)).floor()
+    y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    rows = (y >= top[:, None]) & (y < (top + h)[:, None])  # (N, H)
+    columns = (x_ >= left[:, None]) & (x_ < (left + w)[:, None])  # (N, W)
+    box = rows[:, :, None] & columns[:, None, :] & (numbers[:, ERASE] < probability)[:, None, None]
+    return x.masked_fill(box[..., None], 0.0)

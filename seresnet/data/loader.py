@@ -28,11 +28,15 @@ CACHE_LIMIT = 2**30  # bytes of decoded pixels that are kept in memory
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images ``(N, H, W, C)``, their class indices ``(N,)`` and files; unreadable images are left out."""
+    """Decoded images ``(N, H, W, C)``, their class indices ``(N,)`` and files; unreadable images are left out.
+
+    ``positions`` ``(N,)`` are the images' places in the batch of all processes.
+    """
 
     pixels: Pixels
     targets: NDArray[np.int64]
     paths: list[Path]
+    positions: NDArray[np.int64]
 
 
 @dataclass
@@ -88,10 +92,11 @@ class Loader:
         else:
             pixels = ordered_map(lambda i: self._read(i, epoch), indices, self.workers, ahead)
         for pairs in batched(zip(indices, pixels, strict=True), self.batch_size):
-            good = [(self.samples[i], p) for i, p in pairs if p is not None]
+            good = [(self.samples[i], p, place) for place, (i, p) in enumerate(pairs) if p is not None]
             self._require_some(bool(good))
-            targets = np.array([target for (_, target), _ in good], np.int64)
-            yield Batch(np.stack([p for _, p in good]), targets, [path for (path, _), _ in good])
+            targets = np.array([target for (_, target), _, _ in good], np.int64)
+            positions = self.rank + self.world * np.array([place for _, _, place in good], np.int64)
+            yield Batch(np.stack([p for _, p, _ in good]), targets, [path for (path, _), _, _ in good], positions)
 
     def _read(self, index: int, epoch: int) -> Pixels | None:
         path = self.samples[index][0]

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seresnet.data.augment import BatchAugment
+from seresnet.data.augment import BatchAugment, draws
 from seresnet.data.loader import Batch, Loader
 from seresnet.data.parallel import batched
 from seresnet.errors import SeresnetError
@@ -88,7 +89,6 @@ class Training:
         self.augment = BatchAugment(
             preprocess, pad=config.pad, hflip=config.hflip, rotation=config.rotation, erase=config.erase
         ).to(accelerator.device)
-        self.plain = BatchAugment(preprocess, pad=0, hflip=0, rotation=0, erase=0).to(accelerator.device)
         self.steps_per_epoch = train_data.batches_per_epoch() // config.accumulate
         if not self.steps_per_epoch:
             raise SeresnetError(
@@ -143,11 +143,14 @@ class Training:
         kept = torch._foreach_add(statistics, 0.0)  # a copy: a batch that goes wrong must not spoil batch norm
         loss_sum = torch.zeros((), device=self.accelerator.device)
         correct = torch.zeros((), device=self.accelerator.device, dtype=torch.long)
+        numbers = draws(config.seed, at.step, config.global_batch_size)
         for micro, batch in enumerate(group):
             self.seed(micro)
-            loss, right = self.loss(batch)
-            self.accelerator.backward(loss / len(group))
-            loss_sum += loss.detach() * len(batch.targets)
+            first = micro * config.global_batch_size // config.accumulate
+            loss, right = self.loss(batch, numbers[first + batch.positions])
+            # One divisor for all processes and micro-batches: only so do their gradients add up to the whole's.
+            self.accelerator.backward(loss / (len(group) * self.train_data.batch_size))
+            loss_sum += loss.detach()
             correct += right
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         own = loss_sum.item() if all_finite(gradients + statistics) else math.nan
@@ -168,13 +171,16 @@ class Training:
         self.count_bad_steps(finite, group)
         return round(images)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of one batch, and how many of its images were classified rightly."""
+    def loss(self, batch: Batch, numbers: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of the images of one batch, and how many of them were classified rightly."""
         device = self.accelerator.device
-        x = self.augment(torch.from_numpy(batch.pixels).to(device, non_blocking=True))
+        x = self.augment(
+            torch.from_numpy(batch.pixels).to(device, non_blocking=True),
+            torch.from_numpy(numbers).to(device, non_blocking=True),
+        )
         target = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         logits = self.network(x)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=self.config.label_smoothing)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=self.config.label_smoothing, reduction="sum")
         return loss, (logits.argmax(1) == target).sum()
 
     def seed(self, micro: int) -> None:
@@ -216,7 +222,7 @@ class Training:
         model.eval()
         sums = np.zeros(4)
         for batch in self.val_data.in_order():
-            x = self.plain(torch.from_numpy(batch.pixels).to(self.accelerator.device))
+            x = self.augment(torch.from_numpy(batch.pixels).to(self.accelerator.device))
             target = torch.from_numpy(batch.targets).to(self.accelerator.device)
             with self.accelerator.autocast():
                 logits = model(x).float()

@@ -103,24 +103,25 @@ def test_one_process_can_train_in_one_precision_after_the_other(colors, tmp_path
 
 def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch):
     """Two micro-batches with the same images have the gradient of one of them."""
-    gradients = []
+    gradients = {}
+    step = Training.step
 
     def recording(self, group):
-        from torch.optim import SGD
+        original = torch.optim.SGD.step
 
-        original = SGD.step
+        def keeping(optimizer, *arguments):
+            gradients.setdefault(len(group), self.model.fc.weight.grad.clone())
+            return original(optimizer, *arguments)
+
         with monkeypatch.context() as patch:
-            patch.setattr(
-                SGD, "step", lambda opt, *a: gradients.append(self.model.fc.weight.grad.clone()) or original(opt, *a)
-            )
-            return step(self, [group[0]] * copies)
+            patch.setattr(torch.optim.SGD, "step", keeping)
+            return step(self, [group[0]] * len(group))
 
-    step = Training.step
     monkeypatch.setattr(Training, "step", recording)
     for copies in (1, 2):
-        train(config(epochs=1, pad=0, hflip=0, crop="center"), colors, tmp_path / str(copies))
-    half = len(gradients) // 2
-    torch.testing.assert_close(gradients[0], gradients[half])
+        settings = config(epochs=1, pad=0, hflip=0, crop="center", accumulate=copies, global_batch_size=8 * copies)
+        train(settings, colors, tmp_path / str(copies))
+    torch.testing.assert_close(gradients[1], gradients[2])
 
 
 def test_a_run_is_not_overwritten(colors, tmp_path):
