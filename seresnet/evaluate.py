@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seresnet.data.folder import SPLITS, ImageFolder, image_folder
+from seresnet.data.open import open_labelled
+from seresnet.data.samples import ImageSet, Sample, StoredImage
 from seresnet.errors import ConfigError, DataError
 from seresnet.metrics import Meter, Metrics
 from seresnet.predict import Classifier, Scored, load
@@ -29,12 +30,16 @@ Progress = Callable[[str, str | None], object]  # a path, and the reason where i
 
 @dataclass(frozen=True)
 class Result:
-    """What the model said about one image: class indices, and the probability of ``top1``."""
+    """What the model said about one image: class indices, and the probability of ``top1``.
+
+    ``image`` is where its bytes are, if ``path`` is no file and they can be read again.
+    """
 
     path: str | None
     target: int
     top1: int
     probability: float
+    image: StoredImage | None = None
 
 
 @dataclass(frozen=True)
@@ -106,31 +111,34 @@ class Evaluation(Metrics):
 
 def evaluate(
     classifier: Classifier | str | PathLike[str] | SEResNet,
-    data: str | PathLike[str] | ImageFolder,
+    data: str | PathLike[str] | ImageSet,
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure a classifier on class folders (``data/<class>/*.jpg``), each image once, with its own transform.
+    """Measure a classifier on labelled images, each image once, with its own transform.
 
-    ``classifier`` may also be what `seresnet.load` takes; it then runs in float32. Class folders are matched to the
-    model's classes by `match_classes`; a folder that holds nothing but train, validation and test folders stands for
-    its test part, or else its validation part. ``progress`` is called after each image with its path, and the reason
-    where it could not be read. Raises DataError where folders and classes do not fit, or no image can be read.
+    ``classifier`` may also be what `seresnet.load` takes; it then runs in float32. ``data`` is what
+    `seresnet.data.open.open_labelled` takes, class folders (``data/<class>/*.jpg``) among others; of a data set in
+    parts it is the test part, or else the validation part. Its classes are matched to the model's by `match_classes`.
+    ``progress`` is called after each image with its path, and the reason where it could not be read. Raises DataError
+    where the data's classes do not fit the model's, or no image can be read.
     """
     clf = classifier if isinstance(classifier, Classifier) else load(classifier, precision="float32")
     if not clf.labels:
         raise ConfigError("this model has no classifier, so that there is nothing to evaluate")
-    folder = data if isinstance(data, ImageFolder) else labelled_images(data)
+    folder = data if isinstance(data, ImageSet) else open_labelled(data)
+    if folder.multi_label:
+        raise DataError(f"{folder.root}: has several labels an image; seresnet eval measures one class an image")
     indices, notes = match_classes(folder.classes, clf.labels, clf.label_ids)
     meter = Meter(len(clf.labels))
     results: list[Result] = []
     unreadable: list[tuple[str, str]] = []
-    samples = iter(folder.samples)
-    for batch in clf.scored((path for path, _ in folder.samples), batch_size, workers):
+    given, samples = tee(folder.samples)
+    for batch in clf.scored((image for image, _ in given), batch_size, workers):
         # The classifier answers in the order of the images, each exactly once.
-        rows = [(item, indices[target]) for item, (_, target) in zip(batch, islice(samples, len(batch)), strict=True)]
-        results += _count(meter, rows)
+        rows = list(zip(batch, islice(samples, len(batch)), strict=True))
+        results += _count(meter, rows, indices)
         unreadable += [(str(item.path), item.error) for item in batch if item.error is not None]
         if progress is not None:
             for item in batch:
@@ -158,18 +166,6 @@ def evaluate_logits(logits: ArrayLike | Tensor, targets: ArrayLike | Tensor, lab
     rows = zip(np.asarray(targets).tolist(), tops.tolist(), probabilities.tolist(), strict=True)
     results = tuple(Result(None, *row) for row in rows)
     return Evaluation(**vars(meter.compute()), labels=tuple(labels), results=results)
-
-
-def labelled_images(root: str | PathLike[str]) -> ImageFolder:
-    """List the images to evaluate on: the class folders of ``root``, or of its test or validation part."""
-    root = Path(root)
-    parts = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")} if root.is_dir() else {}
-    known = [name for names in SPLITS.values() for name in names]
-    if parts and set(parts) <= set(known):
-        for name in (*SPLITS["test"], *SPLITS["validation"]):
-            if name in parts:
-                return image_folder(parts[name])
-    return image_folder(root)
 
 
 def match_classes(
@@ -208,14 +204,19 @@ def published(name: str, num_classes: int) -> Published | None:
     return Published(round(entry.top1 / 100, 7), top5, data)
 
 
-def _count(meter: Meter, rows: Sequence[tuple[Scored, int]]) -> list[Result]:
-    """Count a batch of images with their class indices, but for the unreadable ones; return what became of each."""
-    good = [(item.path, target, item.logits) for item, target in rows if item.logits is not None]
+def _count(meter: Meter, rows: Sequence[tuple[Scored, Sample]], indices: Sequence[int]) -> list[Result]:
+    """Count a batch of images, but for the unreadable ones; return what became of each."""
+    good = [(item, item.logits, image, target) for item, (image, target) in rows if item.logits is not None]
     if not good:
         return []
-    paths, targets, logits = zip(*good, strict=True)
-    tops, probabilities = meter.update(np.stack(logits), targets)
-    return [Result(*row) for row in zip(paths, targets, tops.tolist(), probabilities.tolist(), strict=True)]
+    targets = [indices[target] for *_, target in good if isinstance(target, int)]
+    tops, probabilities = meter.update(np.stack([logits for _, logits, _, _ in good]), targets)
+    return [
+        Result(item.path, target, top, probability, image if isinstance(image, StoredImage) and image.lasts else None)
+        for (item, _, image, _), target, top, probability in zip(
+            good, targets, tops.tolist(), probabilities.tolist(), strict=True
+        )
+    ]
 
 
 def _lookup(wanted: Sequence[str], names: Sequence[str]) -> list[list[int]]:

@@ -8,14 +8,15 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike, fsdecode
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from seresnet.data.images import decode
+from seresnet.data.images import Readable, decode
 from seresnet.data.parallel import batched, ordered_map
+from seresnet.data.samples import StoredImage
 from seresnet.errors import ConfigError, ImageError
 from seresnet.preprocess import Preprocess
 from seresnet.runtime.engine import Engine, open_engine
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "seresnet20.cifar10"  # ships with the package
 
-Source = str | PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]  # bytes are an encoded image, not a path
+Source = str | PathLike[str] | bytes | Readable | Image.Image | NDArray[Any]  # bytes are an encoded image, not a path
 Batch = NDArray[np.float32]
 
 
@@ -256,7 +257,7 @@ def _each(sources: Source | Iterable[Source]) -> Iterable[Source]:
 def _path(source: Source) -> str | None:
     if isinstance(source, str | PathLike):
         return fsdecode(source)
-    return None
+    return str(source) if isinstance(source, StoredImage) else None
 
 
 def _at_least(least: int, name: str, value: int) -> int:

@@ -30,7 +30,7 @@ def draw_confusion(e: Evaluation) -> Figure:
 
 def draw_reliability(e: Evaluation) -> Figure:
     """Draw accuracy against confidence, bin by bin, and below it how many images have which confidence."""
-    figure = _figure(6.4, 7.0, f"Reliability: expected calibration error {100 * e.ece:.2f} %")
+    figure = new_figure(6.4, 7.0, f"Reliability: expected calibration error {100 * e.ece:.2f} %")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.25))
     edges = np.linspace(0, 1, len(e.bin_count) + 1)
     full = e.bin_count > 0
@@ -52,7 +52,7 @@ def draw_reliability(e: Evaluation) -> Figure:
     lower.set(xlabel="confidence (probability of the top class)", ylabel="share of images")
     lower.legend(frameon=False, loc="upper left")
     for axes in (upper, lower):
-        _tidy(axes)
+        tidy(axes)
         axes.xaxis.set_major_formatter(_percent)
         axes.yaxis.set_major_formatter(_percent)
     return figure
@@ -66,7 +66,7 @@ def draw_per_class(e: Evaluation) -> Figure:
     rows = np.concatenate([order[: LISTED // 2], order[-LISTED // 2 :]]) if many else order
     places = np.arange(len(rows)) + (np.arange(len(rows)) >= LISTED // 2) * many  # an empty row between the halves
     size = (11 if many else 7.2), 1.6 + 0.27 * max(len(rows), 4)
-    figure = _figure(*size, f"F1 by class: macro average {100 * e.macro_f1:.1f} %")
+    figure = new_figure(*size, f"F1 by class: macro average {100 * e.macro_f1:.1f} %")
     axes = figure.subplots(1, 2, width_ratios=(3, 2)) if many else [figure.subplots()]
     bars = axes[0]
     bars.barh(places, e.f1[rows], color=BLUE, height=0.72)
@@ -96,7 +96,7 @@ def draw_per_class(e: Evaluation) -> Figure:
         axes[1].axvline(e.macro_f1, color=INK, lw=1, ls="--")
         axes[1].set(xlim=(0, 1), xlabel="F1 of all classes", ylabel="classes")
     for ax in axes:
-        _tidy(ax)
+        tidy(ax)
         ax.xaxis.set_major_formatter(_percent)
     bars.grid(axis="y", visible=False)
     return figure
@@ -117,7 +117,7 @@ def draw_mistakes(e: Evaluation) -> Figure | None:
     rows = ceil(len(tiles) / columns)
     wrong = e.n - round(e.top1 * e.n)
     which = f"The {len(tiles)} most confident of {wrong:,} mistakes" if wrong > len(tiles) else "All mistakes"
-    figure = _figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; in red, what the model said")
+    figure = new_figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; in red, what the model said")
     figure.set_layout_engine("constrained", hspace=0.12)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
@@ -146,7 +146,7 @@ def _matrix(e: Evaluation, shown: Any) -> Figure:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cell = 0.52 if len(shown) <= COUNTED_CLASSES else 0.27
     size = max(4.4, cell * len(shown) + 2.2)
-    figure = _figure(size + 0.6, size - 0.3, f"Confusion: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images")
+    figure = new_figure(size + 0.6, size - 0.3, f"Confusion: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [_short(e.labels[i]) for i in shown]
@@ -174,7 +174,7 @@ def _pairs(e: Evaluation) -> Figure:
     """Draw the commonest mistakes as bars."""
     pairs = e.most_confused(LISTED)[::-1]
     title = f"The commonest mistakes: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images"
-    figure = _figure(8.6, 1.6 + 0.27 * max(len(pairs), 4), title)
+    figure = new_figure(8.6, 1.6 + 0.27 * max(len(pairs), 4), title)
     axes, counts = figure.subplots(), [count for *_, count in pairs]
     axes.barh(range(len(pairs)), counts, color=BLUE, height=0.72)
     names = [f"{_short(e.labels[i])} → {_short(e.labels[j])}" for i, j, _ in pairs]
@@ -184,12 +184,12 @@ def _pairs(e: Evaluation) -> Figure:
         axes.annotate(note, (count, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set(xlabel="images", xlim=(0, 1.25 * max(counts, default=1)), ylim=(-0.6, len(pairs) - 0.4))
     axes.locator_params(axis="x", integer=True)
-    _tidy(axes)
+    tidy(axes)
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str) -> Figure:
     """Return an empty figure, in inches; no display is needed."""
     try:
         from matplotlib.figure import Figure
@@ -200,7 +200,8 @@ def _figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Put a faint grid behind the data, and take off the frame above and to the right."""
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -218,10 +219,11 @@ def _thumbnail(result: Result) -> Any | None:
     """Return the image, at most 192 pixels wide and high, or None where there is no file to be read."""
     from seresnet.data.images import decode
 
-    if result.path is None:
+    source = result.image or result.path
+    if source is None:
         return None
     try:
-        picture = decode(result.path)
+        picture = decode(source)
     except ImageError:
         return None
     picture.thumbnail((192, 192))

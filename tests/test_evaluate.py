@@ -10,8 +10,9 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from seresnet.data.folder import image_folder
+from seresnet.data.open import open_labelled
 from seresnet.errors import ConfigError, DataError
-from seresnet.evaluate import Evaluation, evaluate, labelled_images, match_classes, published
+from seresnet.evaluate import Evaluation, evaluate, match_classes, published
 from seresnet.models.resnet import SEResNet
 from seresnet.predict import Classifier, load
 from tests.networks import ANIMALS
@@ -196,12 +197,12 @@ def test_without_names_folders_are_taken_in_order_and_that_is_said(tmp_path):
 def test_of_a_data_set_with_parts_the_test_part_is_taken(tmp_path, parts, taken):
     for place, part in enumerate(parts):
         make_folder(tmp_path / part, {"cat": 1, "dog": 2}, seed=place)
-    assert labelled_images(tmp_path).root == tmp_path / taken
+    assert open_labelled(tmp_path).root == tmp_path / taken
 
 
 def test_a_class_may_have_the_name_of_a_part(tmp_path):
     make_folder(tmp_path, {"test": 2, "dog": 2})
-    assert labelled_images(tmp_path).classes == ("dog", "test")
+    assert open_labelled(tmp_path).classes == ("dog", "test")
 
 
 def test_folders_that_are_missing_or_empty_are_one_line(clf, tmp_path):

@@ -18,7 +18,9 @@ SHOWN = 5  # lowest classes, and commonest mistakes, in the table
 
 
 def evaluate(
-    data: Annotated[Path, Parameter(help="A folder with one folder of images a class, or with a test folder of such.")],
+    data: Annotated[
+        str, Parameter(help="A folder of class folders, a list (.csv, .parquet), tar shards, an archive, or hf:NAME.")
+    ],
     /,
     *,
     model: Annotated[
@@ -42,18 +44,18 @@ def evaluate(
     and pictures.
     """
     from seresnet.cli.progress import ImageProgress, announce
+    from seresnet.data.open import open_labelled
     from seresnet.evaluate import evaluate as measure
-    from seresnet.evaluate import labelled_images
     from seresnet.predict import DEFAULT_MODEL, load
     from seresnet.report import check_report_folder
 
     if report is not None:
         check_report_folder(report, exist_ok)
-    folder = labelled_images(data)
+    images = open_labelled(data)
     clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
     announce(clf, model)
-    with ImageProgress(bar=True, count=lambda: len(folder.samples)) as progress:
-        evaluation = measure(clf, folder, batch_size, workers, progress.advance)
+    with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
+        evaluation = measure(clf, images, batch_size, workers, progress.advance)
     print(progress.summary(), file=sys.stderr)
     if report is not None:
         evaluation.save(report, exist_ok=exist_ok)

@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from seresnet.data.samples import SPLITS, ImageSet, Splits
 from seresnet.errors import DataError
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"])
-SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
-
-Sample = tuple[Path, int]  # an image file, the index of its class
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Image files with their classes: ``classes`` by index, ``samples`` as ``(path, class index)`` in sorted order."""
-
-    root: Path
-    classes: tuple[str, ...]
-    samples: tuple[Sample, ...]
-
-    def counts(self) -> list[int]:
-        """Return the number of images in each class."""
-        counts = [0] * len(self.classes)
-        for _, target in self.samples:
-            counts[target] += 1
-        return counts
-
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over class names and relative paths: the same for the same folder in another place."""
-        digest = hashlib.sha256("\0".join(self.classes).encode())
-        for path, target in self.samples:
-            digest.update(f"\0{path.relative_to(self.root).as_posix()}\0{target}".encode(errors="surrogateescape"))
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The parts of a data set; ``validation`` and ``test`` are None where there is no such folder."""
-
-    train: ImageFolder
-    validation: ImageFolder | None
-    test: ImageFolder | None
-
-
-def image_folder(root: str | Path, classes: Sequence[str] | None = None) -> ImageFolder:
+def image_folder(root: str | Path, classes: Sequence[str] | None = None) -> ImageSet:
     """List ``root/<class>/**/<image>``; classes are the folder names in sorted order, or as given.
 
     Raises DataError where there is no such folder, no class, a class that ``classes`` does not have, or no image.
@@ -77,7 +40,7 @@ def image_folder(root: str | Path, classes: Sequence[str] | None = None) -> Imag
         empty = [name for i, name in enumerate(names) if i not in filled]
         if empty:
             raise DataError(f"{root}: class folders without an image: {', '.join(empty[:5])}; fill or remove them")
-    return ImageFolder(root, names, samples)
+    return ImageSet(root, names, samples)
 
 
 def find_splits(root: str | Path) -> Splits:
@@ -93,15 +56,15 @@ def find_splits(root: str | Path) -> Splits:
     return Splits(train, *others)
 
 
-def hold_out(folder: ImageFolder, fraction: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
-    """Split off ``fraction`` of each class (at least one image where it has two), the same ones for the same seed."""
-    by_class: list[list[Sample]] = [[] for _ in folder.classes]
-    for sample in folder.samples:
-        by_class[sample[1]].append(sample)
-    held: set[Sample] = set()
-    rng = random.Random(seed)
-    for samples in by_class:
-        count = min(len(samples) - 1, max(1, round(len(samples) * fraction)))
-        held.update(rng.sample(samples, count))
-    parts = [tuple(s for s in folder.samples if (s in held) == taken) for taken in (False, True)]
-    return tuple(ImageFolder(folder.root, folder.classes, part) for part in parts)  # type: ignore[return-value]
+def folder_to_evaluate(root: Path) -> ImageSet:
+    """List the class folders of ``root``; or, where it holds only parts of a data set, those of its test part.
+
+    Where there is no test part, the validation part is taken.
+    """
+    parts = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")} if root.is_dir() else {}
+    known = [name for names in SPLITS.values() for name in names]
+    if parts and set(parts) <= set(known):
+        for name in (*SPLITS["test"], *SPLITS["validation"]):
+            if name in parts:
+                return image_folder(parts[name])
+    return image_folder(root)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO, TextIOBase
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,15 @@ _TRANSPOSE = {
 _ORIENTATION, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 262, 322, 323  # tags of TIFF 6.0
 
 
+class Readable(Protocol):
+    """What gives the bytes of an image file."""
+
+    def read(self) -> bytes:
+        """Return them."""
+
+
 def decode(
-    source: str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any],
+    source: str | os.PathLike[str] | bytes | Readable | Image.Image | NDArray[Any],
     *,
     max_pixels: int = MAX_PIXELS,
     exif_orientation: bool = True,
@@ -66,9 +73,10 @@ def decode(
 ) -> Image.Image:
     """Return a picture as a new RGB image, or raise ImageError with a short reason (without the path).
 
-    ``source`` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4) of uint8 or of floats from 0 to 1. JPEG PNG WEBP GIF BMP TIFF AVIF are told by their content;
-    of an animation the first frame counts; transparency lies over white. More than ``max_pixels`` are refused on the
+    ``source`` is a path, the bytes of a file, a binary file object (or anything whose ``read()`` returns such bytes), a
+    Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or of floats from 0 to 1. JPEG PNG WEBP
+    GIF BMP TIFF AVIF are told by their content; of an animation the first frame counts; transparency lies over white.
+    More than ``max_pixels`` are refused on the
     header. ``exif_orientation=False`` and ``scale_16bit=False`` (grey levels beyond 255 are clipped) reproduce Pillow's
     plain ``convert("RGB")``, with which most published numbers were measured. May be called from several threads.
     """
@@ -109,7 +117,11 @@ def _opened(source: Any) -> Iterator[IO[bytes]]:
     elif hasattr(source, "read"):
         if hasattr(source, "seekable") and source.seekable():
             source.seek(0)
-        yield BytesIO(source.read())
+        try:
+            data = source.read()
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
+        yield BytesIO(data)
     else:
         kind = type(source).__name__
         raise ImageError(

@@ -7,35 +7,38 @@ the crop of an image depends only on the seed, the epoch and the image, not on w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.data.augment import TrainCrop
-from seresnet.data.folder import Sample
 from seresnet.data.images import decode
 from seresnet.data.parallel import batched, ordered_map
+from seresnet.data.samples import Sample, StoredImage, Stream, Target
 from seresnet.errors import DataError, ImageError
 
 log = logging.getLogger("seresnet")
 
 Pixels = NDArray[np.uint8]
+Targets = NDArray[np.int64] | NDArray[np.float32]
 CACHE_LIMIT = 2**30  # bytes of decoded pixels that are kept in memory
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images ``(N, H, W, C)``, their class indices ``(N,)`` and files; unreadable images are left out.
+    """Decoded images ``(N, H, W, C)``, their targets and files; unreadable images are left out.
 
+    ``targets`` are class indices ``(N,)``, or of multi-label images zeros and ones, float32 ``(N, num_classes)``.
     ``positions`` ``(N,)`` are the images' places in the batch of all processes.
     """
 
     pixels: Pixels
-    targets: NDArray[np.int64]
-    paths: list[Path]
+    targets: Targets
+    paths: list[Path | StoredImage]
     positions: NDArray[np.int64]
 
 
@@ -47,27 +50,31 @@ class Loader:
     that could not be decoded, with their reasons.
     """
 
-    samples: Sequence[Sample]
+    samples: Sequence[Sample] | Stream
     crop: TrainCrop
     batch_size: int  # of this process
     workers: int
     seed: int = 0
     rank: int = 0
     world: int = 1
-    unreadable: dict[Path, str] = field(default_factory=dict)
+    num_classes: int | None = None  # of multi-label images
+    unreadable: dict[Path | StoredImage, str] = field(default_factory=dict)
     _cache: list[Pixels | None] | None = None
 
     def fits_in_memory(self) -> bool:
         """Tell whether all images, cut to size, can be kept: then each file is decoded once."""
         channels, height, width = self.crop.preprocess.input_size
-        return self.crop.kind == "center" and len(self.samples) * channels * height * width <= CACHE_LIMIT
+        size = len(self.samples) * channels * height * width
+        return self.crop.fixed and not isinstance(self.samples, Stream) and size <= CACHE_LIMIT
 
     def fill_cache(self, on_image: Callable[[], None]) -> None:
         """Decode every image once and keep its pixels; ``on_image`` is called after each."""
-        self._cache = []
-        for pixels in ordered_map(lambda i: self._read(i, 0), range(len(self.samples)), self.workers, ahead=256):
-            self._cache.append(pixels)
+        cache: list[Pixels | None] = []
+        items = self._each(range(len(self.samples)))
+        for pixels in ordered_map(lambda item: self._read(item[0], item[1][0], 0), items, self.workers, ahead=256):
+            cache.append(pixels)
             on_image()
+        self._cache = cache
         self._require_some(any(p is not None for p in self._cache))
 
     def batches_per_epoch(self) -> int:
@@ -76,37 +83,58 @@ class Loader:
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the shuffled full batches of ``epoch``, without the first ``skip``."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
-        count = self.batches_per_epoch() * self.batch_size * self.world
-        mine = order[:count][self.rank :: self.world][skip * self.batch_size :]
-        yield from self._batches(mine, epoch)
+        start, end = (
+            self.rank + skip * self.batch_size * self.world,
+            self.batches_per_epoch() * self.batch_size * self.world,
+        )
+        if isinstance(self.samples, Stream):
+            stream = enumerate(self.samples.shuffled(self.seed, epoch))
+            yield from self._batches(islice(stream, start, end, self.world), epoch)
+            return
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))[start : end : self.world]
+        yield from self._batches(self._each(map(int, order)), epoch)
 
     def in_order(self) -> Iterator[Batch]:
         """Yield this process's share of the images, each exactly once, in order; the last batch may be short."""
-        yield from self._batches(np.arange(self.rank, len(self.samples), self.world), 0)
-
-    def _batches(self, indices: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
-        ahead = 2 * self.batch_size
-        if self._cache is not None:
-            pixels: Iterator[Pixels | None] = (self._cache[i] for i in indices)
+        if isinstance(self.samples, Stream):
+            yield from self._batches(islice(enumerate(self.samples), self.rank, None, self.world), 0)
         else:
-            pixels = ordered_map(lambda i: self._read(i, epoch), indices, self.workers, ahead)
-        for pairs in batched(zip(indices, pixels, strict=True), self.batch_size):
-            good = [(self.samples[i], p, place) for place, (i, p) in enumerate(pairs) if p is not None]
-            self._require_some(bool(good))
-            targets = np.array([target for (_, target), _, _ in good], np.int64)
-            positions = self.rank + self.world * np.array([place for _, _, place in good], np.int64)
-            yield Batch(np.stack([p for _, p, _ in good]), targets, [path for (path, _), _, _ in good], positions)
+            yield from self._batches(self._each(range(self.rank, len(self.samples), self.world)), 0)
 
-    def _read(self, index: int, epoch: int) -> Pixels | None:
-        path = self.samples[index][0]
-        rng = np.random.default_rng([self.seed, epoch, int(index)])
+    def _each(self, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
+        assert not isinstance(self.samples, Stream)
+        return ((i, self.samples[i]) for i in indices)
+
+    def _batches(self, items: Iterable[tuple[int, Sample]], epoch: int) -> Iterator[Batch]:
+        def read(item: tuple[int, Sample]) -> tuple[Sample, Pixels | None]:
+            index, sample = item
+            return sample, self._cache[index] if self._cache is not None else self._read(index, sample[0], epoch)
+
+        workers = 0 if self._cache is not None else self.workers
+        for pairs in batched(ordered_map(read, items, workers, ahead=2 * self.batch_size), self.batch_size):
+            good = [(*sample, pixels, place) for place, (sample, pixels) in enumerate(pairs) if pixels is not None]
+            self._require_some(bool(good))
+            images, targets, pixels, places = zip(*good, strict=True)
+            positions = self.rank + self.world * np.array(places, np.int64)
+            yield Batch(np.stack(pixels), self._targets(targets), list(images), positions)
+
+    def _targets(self, targets: Sequence[Target]) -> Targets:
+        """Return class indices (N,), or for multi-label images a row of zeros and ones each, (N, num_classes)."""
+        if self.num_classes is None:
+            return np.array(targets, np.int64)
+        rows = np.zeros((len(targets), self.num_classes), np.float32)
+        for row, indices in zip(rows, targets, strict=True):
+            row[list(indices)] = 1  # type: ignore[arg-type]
+        return rows
+
+    def _read(self, index: int, image: Path | StoredImage, epoch: int) -> Pixels | None:
+        rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            return self.crop(decode(path), rng)
+            return self.crop(decode(image), rng)
         except ImageError as error:
-            if path not in self.unreadable:
-                log.warning("skipped %s: %s", path, error)
-            self.unreadable[path] = str(error)
+            if image not in self.unreadable:
+                log.warning("skipped %s: %s", image, error)
+            self.unreadable[image] = str(error)
             return None
 
     def _require_some(self, some: bool) -> None:

@@ -16,15 +16,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from seresnet.data.augment import TrainCrop
-from seresnet.data.folder import ImageFolder, find_splits, hold_out
 from seresnet.data.loader import Loader
-from seresnet.errors import ConfigError
+from seresnet.data.open import open_data
+from seresnet.data.samples import ImageSet, hold_out
 from seresnet.models.resnet import SEResNet
 from seresnet.preprocess import Preprocess
 from seresnet.train.checkpoint import load_state
-from seresnet.train.config import TrainConfig
+from seresnet.train.config import NO_SETTINGS, TrainConfig
 from seresnet.train.loop import Training
+from seresnet.train.losses import balanced_weights
 from seresnet.train.record import RunRecord
+from seresnet.train.settle import settle
 from seresnet.weights.load import create_model
 
 log = logging.getLogger("seresnet")
@@ -34,13 +36,18 @@ PRECISIONS = {"bf16": "bfloat16", "no": "float32"}  # accelerate's names and our
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. ``last`` and ``best`` are model directories; accuracies are fractions of 1."""
+    """What a run came to. ``last`` and ``best`` are model directories.
+
+    ``best_score`` and ``last_score`` are fractions of 1: validation top-1, or with several labels an image the mean
+    average precision; ``score`` tells which (``val_top1`` or ``val_map``).
+    """
 
     out: Path
     last: Path
     best: Path
-    best_top1: float
-    last_top1: float
+    score: str
+    best_score: float
+    last_score: float
     epochs: int
     seconds: float
 
@@ -57,46 +64,59 @@ def train(
 ) -> TrainResult:
     """Train ``config.model`` on the folder ``data`` and write the run to ``out``.
 
-    ``data`` is laid out as ``seresnet.data.folder`` says; without a validation folder, ``config.val_fraction`` of
+    ``data`` is what `seresnet.data.open.open_data` takes; without a validation folder, ``config.val_fraction`` of
     each class is held out of the training images, and a test folder is never looked at. Raises SeresnetError for a
     setting, a data set or a checkpoint that does not fit, and TrainingStopped after SIGTERM or SIGINT.
     """
     out = Path(out)
     torch.manual_seed(config.seed)
     accelerator = accelerator_for(config, device)
-    splits = find_splits(data)
+    splits = open_data(data)
     train_set, val_set = splits.train, splits.validation
     if val_set is None:
         train_set, val_set = hold_out(splits.train, config.val_fraction, config.seed)
+    state = load_state(out / "last" / "state.pt") if resume else None
     model = network(config, train_set.classes, offline)
+    images, multi_label = len(train_set.samples), train_set.multi_label
+    config = settle(config, model, images, multi_label, accelerator, state["config"] if state else None)
+    weights = balanced_weights(train_set.counts(), images, multi_label) if config.class_weights else None
     record = RunRecord(out, resume=resume, exist_ok=exist_ok) if accelerator.is_main_process else None
     try:
-        crop = TrainCrop(config.crop, model.preprocess, config.crop_scale)
-        train_data = loader(config, train_set, crop, accelerator)
+        train_data = loader(config, train_set, train_crop(config, model.preprocess), accelerator)
         val_data = loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
         identity = {
             "model": config.model,
             "classes": list(train_set.classes),
             "data": train_set.fingerprint(),
             "input_size": list(model.preprocess.input_size),
+            "train_size": train_data.crop.preprocess.input_size[1],
             "global_batch_size": config.global_batch_size,
         }
-        training = Training(config, model, train_data, val_data, accelerator, record, identity)
-        state = load_state(out / "last" / "state.pt") if resume else None
+        training = Training(
+            config,
+            model,
+            train_data,
+            val_data,
+            accelerator,
+            record,
+            identity,
+            multi_label=multi_label,
+            class_weights=weights,
+        )
         if record:
-            record.config(
-                config.to_dict() | {"data": str(data), "precision_used": PRECISIONS[accelerator.mixed_precision]}
-            )
+            precision = PRECISIONS[accelerator.mixed_precision]
+            extras = dict(zip(NO_SETTINGS, (str(data), precision, config.peak_lr), strict=True))
+            record.config(config.to_dict() | extras)
             describe(config, training, train_set, val_set, accelerator)
         for each in (train_data, val_data):
             fill(each, quiet=record is None)
         at = training.run(state)
-        last_top1 = record.rows[-1]["val_top1"] if record else at.best_top1
+        last_score = record.rows[-1][training.score] if record else at.best_score
     finally:
         if record:
             record.close()
     finish(accelerator)
-    return TrainResult(out, out / "last", out / "best", at.best_top1, last_top1, at.epoch, at.seconds)
+    return TrainResult(out, out / "last", out / "best", training.score, at.best_score, last_score, at.epoch, at.seconds)
 
 
 def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
@@ -106,10 +126,6 @@ def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
     if precision == "auto":
         native = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
         precision = "bfloat16" if native else "float32"
-    if config.global_batch_size % (int(os.environ.get("WORLD_SIZE", "1")) * config.accumulate):
-        raise ConfigError(
-            f"global_batch_size {config.global_batch_size} is no multiple of processes times accumulate; change it"
-        )
     if not torch.distributed.is_initialized():  # accelerate keeps the settings of this process's first run otherwise
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bfloat16" else "no")
@@ -134,7 +150,15 @@ def network(config: TrainConfig, classes: tuple[str, ...], offline: bool | None)
     return model
 
 
-def loader(config: TrainConfig, folder: ImageFolder, crop: TrainCrop, accelerator: Accelerator) -> Loader:
+def train_crop(config: TrainConfig, preprocess: Preprocess) -> TrainCrop:
+    """Return what training does to an image where it is decoded."""
+    if config.train_size:
+        size = (preprocess.input_size[0], config.train_size, config.train_size)
+        preprocess = replace(preprocess, input_size=size)
+    return TrainCrop(config.crop, preprocess, config.crop_scale, rand_augment=config.rand_augment, jitter=config.jitter)
+
+
+def loader(config: TrainConfig, folder: ImageSet, crop: TrainCrop, accelerator: Accelerator) -> Loader:
     """Return the loader of this process's share of ``folder``."""
     world = accelerator.num_processes
     return Loader(
@@ -145,6 +169,7 @@ def loader(config: TrainConfig, folder: ImageFolder, crop: TrainCrop, accelerato
         seed=config.seed,
         rank=accelerator.process_index,
         world=world,
+        num_classes=len(folder.classes) if folder.multi_label else None,
     )
 
 
@@ -159,17 +184,26 @@ def fill(loader: Loader, *, quiet: bool) -> None:
 
 
 def describe(
-    config: TrainConfig, training: Training, train_set: ImageFolder, val_set: ImageFolder, accelerator: Accelerator
+    config: TrainConfig, training: Training, train_set: ImageSet, val_set: ImageSet, accelerator: Accelerator
 ) -> None:
     """Log what is about to happen."""
-    preprocess = training.train_data.crop.preprocess
+    sizes = [each.crop.preprocess.input_size[1] for each in (training.train_data, training.val_data)]
     log.info(
         "%s on %d images of %d classes, %d held for validation; %s pixels, batch %d, %s on %s, learning rate %g",
         *(config.model, len(train_set.samples), len(train_set.classes), len(val_set.samples)),
-        "x".join(str(n) for n in preprocess.input_size[1:]),
+        " and in validation ".join(str(size) for size in dict.fromkeys(sizes)),
         *(config.global_batch_size, PRECISIONS[accelerator.mixed_precision]),
-        *(accelerator.device, config.lr),
+        *(accelerator.device, config.peak_lr),
     )
+    if config.accumulate > 1:
+        log.info("each step in %d micro-batches", config.accumulate)
+    if config.freeze_bn:
+        log.info("batch norm keeps its statistics")
+    weights = training.loss.class_weights
+    if weights is not None:
+        order = weights.argsort().tolist()
+        ends = [f"{weights[i]:.2g} ({train_set.classes[i]})" for i in (order[0], order[-1])]
+        log.info("class weights from %s to %s", *ends)
 
 
 def finish(accelerator: Accelerator) -> None:

@@ -1,0 +1,141 @@
+"""What every format comes to: images with their classes, in one order, and the parts of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seresnet.errors import DataError, ImageError
+
+SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
+
+
+class StoredImage(ABC):
+    """An image that is no file of its own: a member of a shard, a row of a table. ``str`` names it for people."""
+
+    __slots__ = ()
+    key: str  # its name within the data set
+    lasts = True  # its bytes can be read again later, and are not held in memory
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Return the bytes of the image file. Raises OSError or ImageError."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarImage(StoredImage):
+    """An image within an uncompressed tar file, read from its place without what stands before it."""
+
+    archive: Path
+    key: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return its bytes; opened anew each time, so that threads and processes share no position."""
+        with self.archive.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise ImageError("truncated archive")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.key}"
+
+
+Target = int | tuple[int, ...]  # the index of its class; or, of a multi-label image, those of its classes
+Sample = tuple[Path | StoredImage, Target]
+
+
+class Stream(ABC):
+    """Samples that only come one after the other: their number is known, their order follows from seed and epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield each sample once, always in the same order."""
+
+    @abstractmethod
+    def shuffled(self, seed: int, epoch: int) -> Iterator[Sample]:
+        """Yield each sample once, in an order that ``seed`` and ``epoch`` alone decide."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of all that is known about the samples without reading them."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their classes: ``classes`` by index, ``samples`` as ``(image, class index)`` in a fixed order.
+
+    Where ``multi_label``, a target is the tuple of the indices of all classes of the image, which may be none.
+    """
+
+    root: Path | str
+    classes: tuple[str, ...]
+    samples: Sequence[Sample] | Stream
+    multi_label: bool = False
+
+    def counts(self) -> list[int]:
+        """Return the number of images in each class. Raises DataError where only a pass over the images would tell."""
+        if isinstance(self.samples, Stream):
+            raise DataError(
+                f"{self.root}: streamed images cannot be counted by class; leave out stream, or class weights"
+            )
+        counts = [0] * len(self.classes)
+        for _, target in self.samples:
+            for index in (target,) if isinstance(target, int) else target:
+                counts[index] += 1
+        return counts
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over class names, images and targets: the same for the same data in another place."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        if isinstance(self.samples, Stream):
+            digest.update(f"\0{self.samples.fingerprint()}".encode())
+            return digest.hexdigest()
+        for image, target in self.samples:
+            key = image.relative_to(self.root).as_posix() if isinstance(image, Path) else image.key
+            digest.update(f"\0{key}\0{target}".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set; ``validation`` and ``test`` are None where it has none."""
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet | None
+
+
+def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split off ``fraction`` of each class (at least one image where it has two), the same ones for the same seed.
+
+    A multi-label image counts for the rarest of its classes. Raises DataError for a stream, which has no such parts.
+    """
+    if isinstance(images.samples, Stream):
+        raise DataError(f"{images.root}: a streamed data set needs a validation part of its own; leave out stream")
+    counts = images.counts()
+    groups: list[list[int]] = [[] for _ in range(len(images.classes) + 1)]  # the last one: no class at all
+    for position, (_, target) in enumerate(images.samples):
+        labels = (target,) if isinstance(target, int) else target
+        groups[min(labels, key=lambda label: (counts[label], label), default=-1)].append(position)
+    held: set[int] = set()
+    rng = random.Random(seed)
+    for positions in groups:
+        if positions:
+            count = min(len(positions) - 1, max(1, round(len(positions) * fraction)))
+            held.update(rng.sample(positions, count))
+    kept: list[Sample] = []
+    taken: list[Sample] = []
+    for position, sample in enumerate(images.samples):
+        (taken if position in held else kept).append(sample)
+    return replace(images, samples=tuple(kept)), replace(images, samples=tuple(taken))
