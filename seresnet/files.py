@@ -22,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
         Path(temporary).replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -40,7 +40,7 @@ def _umask() -> int:
     return mask
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the folder's own entry, so that the rename survives a power cut; Windows has no such call."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -58,9 +58,9 @@ class Engine(Protocol):
 class Row:
     """An engine, imported when it is asked for.
 
-    Its class is called with ``(model, device, precision)``. Where ``file`` is set, ``model`` may be the path of such a
-    file in place of a network, and is opened without torch; ``Class.convert(network, directory)`` writes one there,
-    with what belongs to it.
+    Its class is called with ``(model, device, precision)``, and ``Class.resolve(precision)`` gives what "auto" stands
+    for here. Where ``file`` is set, ``engine.save(directory)`` writes the engine's own form of the network there under
+    that name, and ``model`` may be the path of such a file: it opens without torch, and fastest.
     """
 
     target: str  # module:class
@@ -69,7 +69,7 @@ class Row:
 
 
 ENGINES = {
-    "openvino": Row("seresnet.runtime.openvino_engine:OpenVINOEngine", "openvino", "openvino_model.xml"),
+    "openvino": Row("seresnet.runtime.openvino_engine:OpenVINOEngine", "openvino", "compiled.blob"),
     "onnxruntime": Row("seresnet.runtime.onnx_engine:OnnxEngine", "onnxruntime", "model.onnx"),
     "torch": Row("seresnet.runtime.torch_engine:TorchEngine", "torch"),
 }
