@@ -110,7 +110,8 @@ class Cache:
         try:
             made.rename(self.folder / key)
         except OSError:
-            if self.find(key) is None:  # nobody was quicker, or what stands there cannot be read and is gone now
+            if self.find(key) is None:  # what stands there is no entry
+                self.discard(key)
                 made.rename(self.folder / key)
         flush_folder(self.folder)
 
