@@ -13,17 +13,26 @@ from cyclopts import Parameter
 
 
 def train(
-    data: Annotated[Path, Parameter(help="A folder with `train/<class>/*`, or with `<class>/*` alone.")],
+    data: Annotated[
+        str | None, Parameter(help="A folder with `train/<class>/*`, or with `<class>/*` alone; see docs/data.md.")
+    ] = None,
     /,
     *,
     recipe: Annotated[
-        str, Parameter(help="finetune, cifar10 or debug: where the other settings come from.")
-    ] = "finetune",
+        str | None,
+        Parameter(
+            help="Where the other settings come from: finetune (used by default), imagenet-2018, imagenet-modern, "
+            "cifar10, cifar100, debug, or FILE.py:function."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, Parameter(help="config.json of a former run, in place of a recipe: repeats the run.")
+    ] = None,
     model: Annotated[str | None, Parameter(help="A name, a directory or a file; by default the recipe's.")] = None,
     out: Annotated[Path | None, Parameter(help="Folder of the run; by default a new one below runs/.")] = None,
     epochs: Annotated[int | None, Parameter(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, Parameter(help="Images a step, over all processes.")] = None,
-    lr: Annotated[float | None, Parameter(help="Highest learning rate.")] = None,
+    lr: Annotated[float | None, Parameter(help="Highest learning rate, whatever the batch size.")] = None,
     set: Annotated[
         tuple[str, ...], Parameter(help="Any other setting as key=value; give it again for another one.", negative=())
     ] = (),
@@ -44,7 +53,8 @@ def train(
     """
     from seresnet.errors import ConfigError
     from seresnet.recipes import recipe as find
-    from seresnet.train.config import parse_settings
+    from seresnet.train.config import parse_settings, read_config
+    from seresnet.train.figures import SCORES
     from seresnet.train.run import train as run
 
     flags: dict[str, Any] = {
@@ -57,7 +67,17 @@ def train(
         "workers": workers,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    config = find(recipe).updated(given | parse_settings(list(set)))
+    if batch_size is not None:
+        given["auto_batch_size"] = False
+    if lr is not None:
+        given["lr_reference_batch"] = None
+    if recipe and config:
+        raise ConfigError("--recipe and --config both bring all settings: give one of them")
+    settings, former = read_config(config) if config else (find(recipe or "finetune"), None)
+    settings = settings.updated(given | parse_settings(list(set)))
+    source = data or former
+    if source is None:
+        raise ConfigError("which images? give DATA: a folder with train/<class>/*, or with <class>/* alone")
     if resume and out is None:
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
     if resume and exist_ok:
@@ -69,9 +89,9 @@ def train(
     logger.addHandler(handler)
     try:
         result = run(
-            config,
-            data,
-            out or new_run(Path("runs"), recipe),
+            settings,
+            source,
+            out or new_run(Path("runs"), run_name(recipe, config)),
             resume=resume,
             exist_ok=exist_ok,
             device=device,
@@ -82,10 +102,19 @@ def train(
     if not speaks:
         return 0
     print(
-        f"{result.epochs} epochs in {result.seconds:.0f} s; validation top-1 {100 * result.last_top1:.2f} % "
-        f"at the end, {100 * result.best_top1:.2f} % at best\n{result.last}\n{result.best}"
+        f"{result.epochs} epochs in {result.seconds:.0f} s; validation {SCORES[result.score]} "
+        f"{100 * result.last_score:.2f} % at the end, {100 * result.best_score:.2f} % at best\n"
+        f"{result.last}\n{result.best}"
     )
     return 0
+
+
+def run_name(recipe: str | None, config: Path | None) -> str:
+    """Return what to call a run: its recipe, or the run that it repeats."""
+    if config:
+        return config.resolve().parent.name
+    name = (recipe or "finetune").rpartition(":")
+    return name[2] if not name[0] else f"{Path(name[0]).stem}-{name[2]}"
 
 
 def new_run(folder: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seresnet.data.rand_augment import rand_augment
 from seresnet.preprocess import Preprocess
 
 
@@ -25,17 +26,37 @@ class TrainCrop:
     """Cut one image to ``size`` x ``size`` pixels for training.
 
     ``resized``: a random box of ``scale`` of the area and ``ratio`` of width to height, resized (arXiv 1409.4842;
-    ten tries, then a central box, as is usual). ``center``: the evaluation transform's resize and crop, the same at
-    each call, so that its result can be kept.
+    ten tries, then a central box, as is usual). ``center``: the evaluation transform's resize and crop.
+    ``rand_augment``: magnitude of `seresnet.data.rand_augment`; ``jitter``: noise of up to that many grey levels, drawn
+    for each value of each pixel, as the authors of SENet did (github.com/hujie-frank/SENet, issue 38); 0: neither.
     """
 
     kind: Literal["resized", "center"]
     preprocess: Preprocess
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rand_augment: float = 0.0
+    jitter: int = 0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an image gives the same pixels each time, so that they can be kept."""
+        return self.kind == "center" and not (self.rand_augment or self.jitter)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return uint8 pixels ``(H, W, C)``."""
+        pixels = self.cut(image, rng)
+        if self.rand_augment:
+            channels = pixels.shape[2]
+            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng)
+            pixels = np.asarray(changed).reshape(*pixels.shape[:2], channels)
+        if self.jitter:
+            noise = rng.integers(-self.jitter, self.jitter, pixels.shape, np.int16, endpoint=True)
+            pixels = (pixels + noise).clip(0, 255).astype(np.uint8)
+        return pixels
+
+    def cut(self, image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Return the pixels of the crop ``(H, W, C)``."""
         if self.kind == "center":
             return self.preprocess.pixels(image)
         box = self.random_box(image.size, rng)

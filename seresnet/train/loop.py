@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,6 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seresnet.data.augment import BatchAugment, draws
 from seresnet.data.loader import Batch, Loader
@@ -34,23 +30,21 @@ from seresnet.models.resnet import SEResNet
 from seresnet.train.checkpoint import check_same_run, save_state
 from seresnet.train.config import TrainConfig
 from seresnet.train.ema import ModelEma
-from seresnet.train.optim import learning_rate, set_learning_rate, sgd
+from seresnet.train.figures import SCORES, Figures
+from seresnet.train.losses import ImageLoss, shares
+from seresnet.train.mix import Mix
+from seresnet.train.optim import learning_rate, optimizer_for, set_learning_rate
+from seresnet.train.processes import average, gathered
 from seresnet.train.progress import EpochProgress
 from seresnet.train.record import RunRecord, draw_curves
+from seresnet.train.stopping import StopSignal, TrainingStopped
+from seresnet.train.sync_norm import synchronize
 from seresnet.weights.save import save
 
 log = logging.getLogger("seresnet")
 
 MAX_BAD_STEPS = 3  # steps in a row without a finite loss before the run stops
 DIVERGED = "lower --lr, or limit the gradient with --set clip_grad=1"
-
-
-class TrainingStopped(SeresnetError):
-    """A signal stopped the run after its checkpoint was written; ``exit_code`` is the shell's for that signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; continue with the same command and --resume")
-        self.exit_code = 128 + signum
 
 
 @dataclass
@@ -64,7 +58,8 @@ class Position:
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0  # spent on training, over all sessions
-    best_top1: float = -1.0
+    best_score: float = -1.0  # of the validation figure that `best/` is chosen by
+    best_epoch: int = 0  # when it was reached
 
 
 class Training:
@@ -79,12 +74,22 @@ class Training:
         accelerator: Accelerator,
         record: RunRecord | None,
         identity: dict[str, Any],
+        *,
+        multi_label: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.config, self.record, self.identity, self.accelerator = config, record, identity, accelerator
         self.train_data, self.val_data = train_data, val_data
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.several = accelerator.num_processes > 1
+        if config.sync_bn and self.several:
+            synchronize(self.model, accelerator.device)
         self.ema = ModelEma(model, config.ema_decay) if config.ema_decay else None
-        self.optimizer = sgd(self.model, config)
+        self.optimizer = optimizer_for(self.model, config)
+        self.loss = ImageLoss(config, multi_label, class_weights).to(accelerator.device)
+        self.plain_loss = ImageLoss(replace(config, label_smoothing=0.0, bce_threshold=None), multi_label)
+        self.score = "val_map" if multi_label else "val_top1"  # the figure that `best/` is chosen by
+        self.mix = Mix(config.mixup, config.cutmix)
         preprocess = train_data.crop.preprocess
         self.augment = BatchAugment(
             preprocess, pad=config.pad, hflip=config.hflip, rotation=config.rotation, erase=config.erase
@@ -96,8 +101,8 @@ class Training:
             )
         self.at = Position()
         self.bad_steps = 0
-        self.stop_signal: int | None = None  # that came to this process
-        self.stopping = False  # one came to some process, and all of them know
+        self.stop = StopSignal(impatient=accelerator.num_processes == 1)
+        self.stopping = False  # a signal came to some process, and all of them know
 
     # The run
 
@@ -105,10 +110,10 @@ class Training:
         """Train to the last epoch, from the start or from the state of a checkpoint."""
         if state:
             self.restore(state)
-        prepared = self.accelerator.prepare_model(self.model)
-        self.network: nn.Module = torch.compile(prepared) if self.config.compile else prepared  # type: ignore[assignment]
-        with self.signals():
-            while self.at.epoch < self.config.epochs:
+        self.prepared: nn.Module = self.accelerator.prepare_model(self.model)
+        self.network: nn.Module = torch.compile(self.prepared) if self.config.compile else self.prepared  # type: ignore[assignment]
+        with self.stop.listening():
+            while self.at.epoch < self.config.epochs and not self.out_of_patience():
                 self.train_epoch()
                 self.end_epoch(self.validate(self.averaged()))
         return self.at
@@ -117,6 +122,8 @@ class Training:
         """Go through the training images once, or through what is left of them after a resume."""
         at, config = self.at, self.config
         self.network.train()
+        if config.freeze_bn:
+            freeze_statistics(self.model)
         batches = self.train_data.epoch(at.epoch, skip=at.batch * config.accumulate)
         start = last_save = time.perf_counter()
         before = at.seconds
@@ -131,8 +138,7 @@ class Training:
                 if self.stopping or now - last_save > 60 * config.checkpoint_minutes:
                     self.save_checkpoint()
                     last_save = now
-                if self.stopping:
-                    raise TrainingStopped(self.stop_signal or signal.SIGTERM)
+                self.leave_if_stopping()
         self.images_per_s = progress.images_per_s
 
     def step(self, group: Sequence[Batch]) -> int:
@@ -147,17 +153,20 @@ class Training:
         for micro, batch in enumerate(group):
             self.seed(micro)
             first = micro * config.global_batch_size // config.accumulate
-            loss, right = self.loss(batch, numbers[first + batch.positions])
-            # One divisor for all processes and micro-batches: only so do their gradients add up to the whole's.
-            self.accelerator.backward(loss / (len(group) * self.train_data.batch_size))
+            with nullcontext() if micro + 1 == len(group) else self.accelerator.no_sync(self.prepared):
+                loss, right = self.forward(batch, numbers[first + batch.positions], micro)
+                # One divisor for all processes and micro-batches: only so do their gradients add up to the whole's.
+                self.accelerator.backward(loss / (len(group) * self.train_data.batch_size))
             loss_sum += loss.detach()
             correct += right
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         own = loss_sum.item() if all_finite(gradients + statistics) else math.nan
         seen = sum(len(batch.targets) for batch in group)
-        total, hits, images, stopping = self.summed(own, correct.item(), seen, bool(self.stop_signal))
+        total, hits, images, stopping = self.summed(own, correct.item(), seen, bool(self.stop.number))
         finite, self.stopping = math.isfinite(total), stopping > 0
         if finite:
+            if self.several and not config.sync_bn:
+                average(statistics)
             if config.clip_grad:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad)
             self.optimizer.step()
@@ -168,24 +177,29 @@ class Training:
             torch._foreach_copy_(statistics, kept)
         self.optimizer.zero_grad(set_to_none=True)
         at.batch, at.step = at.batch + 1, at.step + 1
-        self.count_bad_steps(finite, group)
+        self.count_bad_steps(finite, group, loss_sum.item())
         return round(images)
 
-    def loss(self, batch: Batch, numbers: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, numbers: NDArray[np.float32], micro: int) -> tuple[Tensor, Tensor]:
         """Return the summed loss of the images of one batch, and how many of them were classified rightly."""
         device = self.accelerator.device
         x = self.augment(
             torch.from_numpy(batch.pixels).to(device, non_blocking=True),
             torch.from_numpy(numbers).to(device, non_blocking=True),
         )
-        target = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+        targets = self.targets(batch)
+        x, targets = self.mix(x, targets, np.random.default_rng([self.config.seed, self.at.step, micro, 1]))
         logits = self.network(x)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=self.config.label_smoothing, reduction="sum")
-        return loss, (logits.argmax(1) == target).sum()
+        right = targets.gather(1, logits.argmax(1, keepdim=True)) > 0  # a mixed image has several right answers
+        return self.loss(logits, targets).sum(), right.sum()
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Return what the network should answer for a batch: ``(N, C)`` on the device."""
+        return shares(torch.from_numpy(batch.targets).to(self.accelerator.device), self.model.num_classes)
 
     def seed(self, micro: int) -> None:
-        """Set torch's random state from the seed, the step and the process alone."""
-        numbers = (self.config.seed, self.at.step, micro, self.accelerator.process_index)
+        """Set torch's random state from the seed and the step alone; a process draws for all, and takes its share."""
+        numbers = (self.config.seed, self.at.step, micro)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
     def summed(self, *values: float) -> list[float]:
@@ -195,12 +209,16 @@ class Training:
         own = torch.tensor(values, device=self.accelerator.device, dtype=torch.float64)
         return self.accelerator.reduce(own, "sum").tolist()
 
-    def count_bad_steps(self, finite: bool, group: Sequence[Batch]) -> None:
-        """Stop after several steps without a finite loss, with the files of the last one."""
+    def count_bad_steps(self, finite: bool, group: Sequence[Batch], loss: float) -> None:
+        """Stop after several steps without a finite loss, with the files of the last one.
+
+        They are of the processes whose own ``loss`` is not finite; of all where each is, and the gradient is not.
+        """
         self.bad_steps = 0 if finite else self.bad_steps + 1
         if finite:
             return
-        files = [str(path) for batch in group for path in batch.paths]
+        parts = gathered(self.accelerator, (math.isfinite(loss), [str(p) for batch in group for p in batch.paths]))
+        files = [f for fine, own in parts for f in own if not fine] or [f for _, own in parts for f in own]
         log.warning(
             "step %d: the loss or its gradient is not finite; no step taken. Files: %s", self.at.step, ", ".join(files)
         )
@@ -218,45 +236,66 @@ class Training:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Return loss, top-1 and top-5 over the validation images, each counted once, over all processes."""
+        """Return the figures of the validation images, each counted once, over all processes."""
         model.eval()
-        sums = np.zeros(4)
-        for batch in self.val_data.in_order():
+        figures = Figures(self.plain_loss)
+        for batch in self.validation_batches():
             x = self.augment(torch.from_numpy(batch.pixels).to(self.accelerator.device))
-            target = torch.from_numpy(batch.targets).to(self.accelerator.device)
             with self.accelerator.autocast():
-                logits = model(x).float()
-            ranks = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
-            loss = F.cross_entropy(logits, target, reduction="sum")
-            sums += (loss.item(), ranks[:, 0].sum().item(), ranks.sum().item(), len(target))
-        sums = np.array(self.summed(*sums))
-        return {
-            f"val_{key}": float(value / sums[3]) for key, value in zip(("loss", "top1", "top5"), sums, strict=False)
-        }
+                logits = model(x)
+            figures.add(logits.float(), self.targets(batch))
+        return figures.result(self.accelerator)
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Yield this process's share of the validation images; leave where any process was told to stop."""
+        batches = self.val_data.in_order()
+        while True:
+            batch = next(batches, None)
+            stopping, left = self.summed(bool(self.stop.number), batch is not None)
+            if stopping:
+                self.stopping = True
+                self.save_checkpoint()
+                self.leave_if_stopping()
+            if not left:
+                return
+            if batch is not None:
+                yield batch
 
     def end_epoch(self, figures: dict[str, float]) -> None:
         """Write the figures of the epoch, the models and the checkpoint, and go to the next one."""
         at = self.at
         at.epoch, at.batch = at.epoch + 1, 0
-        better = figures["val_top1"] > at.best_top1
-        at.best_top1 = max(at.best_top1, figures["val_top1"])
+        if better := figures[self.score] > at.best_score:
+            at.best_score, at.best_epoch = figures[self.score], at.epoch
         row = {"epoch": at.epoch, "step": at.step, "lr": learning_rate(at.step - 1, self.steps_per_epoch, self.config)}
         row |= {"train_loss": at.loss_sum / max(1, at.seen), "train_top1": at.correct / max(1, at.seen)}
         row |= {**figures, "images_per_s": self.images_per_s, "seconds": at.seconds}
         at.loss_sum, at.correct, at.seen = 0.0, 0, 0
         if self.record:
             log.info(
-                "epoch %d/%d  loss %.4f  top-1 %.2f %%  validation: loss %.4f  top-1 %.2f %%  %.0f images/s",
+                "epoch %d/%d  loss %.4f  top-1 %.2f %%  validation: loss %.4f  %s %.2f %%  %.0f images/s",
                 *(at.epoch, self.config.epochs, row["train_loss"], 100 * row["train_top1"]),
-                *(row["val_loss"], 100 * row["val_top1"], self.images_per_s),
+                *(row["val_loss"], SCORES[self.score], 100 * row[self.score], self.images_per_s),
             )
             self.record.epoch(row)
             save(self.averaged(), self.record.out / "last")
             if better:
                 save(self.averaged(), self.record.out / "best")
             draw_curves(self.record.rows, self.record.out / "curves.png", self.config.model)
+            if self.out_of_patience():
+                log.info("no better %s for %d epochs: stopped", SCORES[self.score], self.config.patience)
         self.save_checkpoint()
         self.accelerator.wait_for_everyone()
+
+    def out_of_patience(self) -> bool:
+        """Tell whether the validation figure has not got better for ``patience`` epochs."""
+        return self.config.patience is not None and self.at.epoch - self.at.best_epoch >= self.config.patience
+
+    def leave_if_stopping(self) -> None:
+        """Raise TrainingStopped in all processes where one was told to stop, once the checkpoint is written."""
+        if self.stopping:
+            self.accelerator.wait_for_everyone()  # torchrun ends all when the first one leaves
+            raise TrainingStopped(self.stop.number or signal.SIGTERM)
 
     def label(self) -> str:
         """Return the name of the epoch under way."""
@@ -292,32 +331,20 @@ class Training:
         self.at = Position(**state["position"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema and state["ema"]:
-            self.ema.module.load_state_dict(state["ema"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"] or state["model"])
         if self.record:
             self.record.restore(state["rows"])
             log.info(
                 "resumed at epoch %d, step %d%s", self.at.epoch + 1, self.at.step, f" with {changed}" if changed else ""
             )
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT end the run after the step under way; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def note(signum: int, frame: FrameType | None) -> None:
-            if self.stop_signal:
-                os._exit(128 + signum)
-            self.stop_signal = signum
-
-        previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+def freeze_statistics(model: nn.Module) -> None:
+    """Let batch norm go on with the statistics it has; its weights and biases are trained like the others."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def all_finite(tensors: list[Tensor]) -> bool:

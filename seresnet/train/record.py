@@ -22,6 +22,7 @@ COLUMNS = (
     "val_loss",
     "val_top1",
     "val_top5",
+    "val_map",
     "images_per_s",
     "seconds",
 )
@@ -69,9 +70,10 @@ class RunRecord:
 
     def _write_rows(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        columns = [key for key in COLUMNS if key != "val_map" or any(key in row for row in self.rows)]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _short(row[key]) for key in COLUMNS if key in row} for row in self.rows)
+        writer.writerows({key: _short(row[key]) for key in columns if key in row} for row in self.rows)
         write_text(self.out / "metrics.csv", text.getvalue())
 
     def close(self) -> None:
@@ -91,16 +93,17 @@ def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in rows]
+    several = "val_map" in rows[0]  # labels an image
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     for axes, parts, label in zip(
         figure.subplots(1, 3, width_ratios=(3, 3, 2)),
-        (("train_loss", "val_loss"), ("train_top1", "val_top1"), ("lr",)),
-        ("loss", "top-1 accuracy (%)", "learning rate"),
+        (("train_loss", "val_loss"), ("val_map",) if several else ("train_top1", "val_top1"), ("lr",)),
+        ("loss", "mean average precision (%)" if several else "top-1 accuracy (%)", "learning rate"),
         strict=True,
     ):
         for key, color in zip(parts, ("#9aa5b1", "#1f6feb") if len(parts) == 2 else ("#1f6feb",), strict=True):
-            values = [row[key] * (100 if key.endswith("top1") else 1) for row in rows]
+            values = [row[key] * (100 if key.endswith(("top1", "map")) else 1) for row in rows]
             name = {"train": "training", "val": "validation"}.get(key.split("_")[0], "")
             axes.plot(epochs, values, color=color, label=name or None, marker="o" if len(rows) == 1 else None)
         axes.set_xlabel("epoch")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,6 +26,7 @@ from seresnet.train.checkpoint import load_state
 from seresnet.train.config import NO_SETTINGS, TrainConfig
 from seresnet.train.loop import Training
 from seresnet.train.losses import balanced_weights
+from seresnet.train.processes import PAUSE, first_only, from_first, watched
 from seresnet.train.record import RunRecord
 from seresnet.train.settle import settle
 from seresnet.weights.load import create_model
@@ -68,19 +70,35 @@ def train(
     each class is held out of the training images, and a test folder is never looked at. Raises SeresnetError for a
     setting, a data set or a checkpoint that does not fit, and TrainingStopped after SIGTERM or SIGINT.
     """
-    out = Path(out)
     torch.manual_seed(config.seed)
     accelerator = accelerator_for(config, device)
+    with watched(accelerator):
+        result = run(config, data, Path(out), accelerator, resume=resume, exist_ok=exist_ok, offline=offline)
+    finish(accelerator)
+    return result
+
+
+def run(
+    config: TrainConfig,
+    data: str | Path,
+    out: Path,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    exist_ok: bool,
+    offline: bool | None,
+) -> TrainResult:
+    """Set the run up in this process, and go through it. As `train`."""
     splits = open_data(data)
     train_set, val_set = splits.train, splits.validation
     if val_set is None:
         train_set, val_set = hold_out(splits.train, config.val_fraction, config.seed)
-    state = load_state(out / "last" / "state.pt") if resume else None
+    state = from_first(accelerator, lambda: load_state(out / "last" / "state.pt")) if resume else None
     model = network(config, train_set.classes, offline)
     images, multi_label = len(train_set.samples), train_set.multi_label
     config = settle(config, model, images, multi_label, accelerator, state["config"] if state else None)
     weights = balanced_weights(train_set.counts(), images, multi_label) if config.class_weights else None
-    record = RunRecord(out, resume=resume, exist_ok=exist_ok) if accelerator.is_main_process else None
+    record = first_only(accelerator, lambda: RunRecord(out, resume=resume, exist_ok=exist_ok))
     try:
         train_data = loader(config, train_set, train_crop(config, model.preprocess), accelerator)
         val_data = loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
@@ -115,7 +133,6 @@ def train(
     finally:
         if record:
             record.close()
-    finish(accelerator)
     return TrainResult(out, out / "last", out / "best", training.score, at.best_score, last_score, at.epoch, at.seconds)
 
 
@@ -128,7 +145,11 @@ def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
         precision = "bfloat16" if native else "float32"
     if not torch.distributed.is_initialized():  # accelerate keeps the settings of this process's first run otherwise
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bfloat16" else "no")
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PAUSE)],
+    )
 
 
 def network(config: TrainConfig, classes: tuple[str, ...], offline: bool | None) -> SEResNet:

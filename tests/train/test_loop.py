@@ -59,7 +59,7 @@ def stop_after(monkeypatch, steps: int) -> None:
 
 def test_a_run_learns_and_leaves_its_record(colors, tmp_path):
     result = train(config(epochs=4, lr=0.1), colors, tmp_path / "run")
-    assert result.last_top1 == 1.0
+    assert result.last_score == 1.0
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])

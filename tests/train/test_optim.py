@@ -9,12 +9,12 @@ import torch
 from seresnet.models.variants import build
 from seresnet.train.config import TrainConfig
 from seresnet.train.ema import ModelEma
-from seresnet.train.optim import learning_rate, set_learning_rate, sgd
+from seresnet.train.optim import learning_rate, optimizer_for, parameter_groups, set_learning_rate
 
 
 def test_weight_decay_spares_norms_and_biases():
     model = build("seresnet20")
-    groups = sgd(model, TrainConfig(weight_decay=0.01)).param_groups
+    groups = parameter_groups(model, TrainConfig(weight_decay=0.01))
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
@@ -25,7 +25,7 @@ def test_weight_decay_spares_norms_and_biases():
 def test_a_step_equals_nesterov_momentum_by_hand():
     config = TrainConfig(lr=0.1, momentum=0.9, weight_decay=0.01, head_lr_scale=2.0)
     model = build("resnet20")
-    optimizer = sgd(model, config)
+    optimizer = optimizer_for(model, config)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for _ in range(2):
