@@ -1,0 +1,50 @@
+"""SIGTERM, SIGINT and SIGUSR1 end a run in good order: after the step under way, with a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from seresnet.errors import SeresnetError
+
+# Slurm sends SIGUSR1 ahead of a time limit where it is asked to; Windows has none.
+STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+
+
+class TrainingStopped(SeresnetError):
+    """A signal stopped the run after its checkpoint was written; ``exit_code`` is the shell's for that signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; continue with the same command and --resume")
+        self.exit_code = 128 + signum
+
+
+class StopSignal:
+    """The first signal to stop that came to this process, if any."""
+
+    def __init__(self, impatient: bool) -> None:
+        self.number: int | None = None
+        self.impatient = impatient  # a second signal ends the process at once; torchrun repeats the terminal's own
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take note of signals within the block. Outside of the main thread Python gives none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, frame: FrameType | None) -> None:
+            if self.number and self.impatient:
+                os._exit(128 + signum)
+            self.number = self.number or signum
+
+        previous = {number: signal.signal(number, note) for number in STOPS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
