@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from seresnet.data.parallel import batched, ordered_map
 from seresnet.data.samples import StoredImage
 from seresnet.errors import ConfigError, ImageError
 from seresnet.preprocess import Preprocess
-from seresnet.runtime.engine import Engine, open_engine
+from seresnet.runtime.engine import Engine
+from seresnet.runtime.opened import open_named, open_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +127,7 @@ class Classifier:
         batch_size: int | None = None,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """Classify images one after the other, in order, in flat memory: three batches are held at most.
+        """Classify images one after the other, in order, in flat memory: a few batches are held, however many come.
 
         A source is a path, the bytes of an image file, an open file, a Pillow image, or an array (H, W, C); an array
         (N, H, W, C) is N of them. ``workers`` threads decode the next images while the network runs on a batch (None:
@@ -141,7 +143,7 @@ class Classifier:
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
     ) -> Iterator[list[Scored]]:
         """Yield batches of logits, one `Scored` for each image and in order: what `stream` and evaluation rest on."""
-        return map(self._score, self._read(sources, batch_size, workers))
+        return self._scored(self._read(sources, batch_size, workers))
 
     def embed(
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
@@ -183,9 +185,18 @@ class Classifier:
         stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
         return self.preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
 
-    def _score(self, batch: list[_Read]) -> list[Scored]:
-        rows = iter(self.engine.logits(self._normalized(batch)))
-        return [Scored(i.path, error=i.error) if i.pixels is None else Scored(i.path, next(rows)) for i in batch]
+    def _scored(self, batches: Iterable[list[_Read]]) -> Iterator[list[Scored]]:
+        """Keep the engine busy: it may take a few batches more than it has answered, while the next are decoded."""
+        waiting: deque[list[Scored]] = deque()  # for their logits
+
+        def normalized() -> Iterator[Batch]:
+            for batch in batches:
+                waiting.append([Scored(item.path, error=item.error) for item in batch])
+                yield self._normalized(batch)
+
+        for logits in self.engine.map(normalized()):
+            rows = iter(logits)
+            yield [item if item.error is not None else Scored(item.path, next(rows)) for item in waiting.popleft()]
 
     def _predictions(self, batches: Iterable[list[Scored]], topk: int) -> Iterator[Prediction]:
         for item in chain.from_iterable(batches):
@@ -208,29 +219,23 @@ def load(
 ) -> Classifier:
     """Return a `Classifier` for a model by its name, a directory, a file, ``hf-hub:user/repo``, or a network.
 
-    ``engine`` is "auto" or "torch"; ``precision`` "auto", "float32", "bfloat16", or on GPUs "float16"; ``device``
-    "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one). A network that is handed over is copied, and stays
-    as it is. ``num_classes`` puts a new, untrained classifier in place of the one in the weights, where it differs.
-    Raises WeightsError where the weights cannot be had, ConfigError for a setting that is unknown or impossible here.
+    ``engine`` is "openvino", "onnxruntime", "torch", or "auto": torch on a GPU where there is one, else openvino.
+    ``precision`` is "float32", "bfloat16", on GPUs "float16", or "auto": the fastest that the processor has by itself,
+    bfloat16 or float32; on torch float32. ``device`` is "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one).
+    A name is found in a cache of converted models where it was used before, and needs no torch then. A network that is
+    handed over is copied, and stays as it is. ``num_classes`` puts a new, untrained classifier in place of the one in
+    the weights, where it differs. Raises WeightsError where the weights cannot be had, ConfigError for a setting that
+    is unknown or impossible here.
     """
     if isinstance(model, str | PathLike):
-        from seresnet.weights.load import create_model
-
         name = os.fspath(model)
-        network = create_model(name, pretrained=True, num_classes=num_classes, offline=offline)
+        opened = open_named(name, engine, device, precision, offline, num_classes)
     else:
         name, network = type(model).__name__, deepcopy(model)
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
-    opened = open_engine(engine, network, device, precision)
-    return Classifier(opened, network.preprocess, labels_of(network), name, network.label_ids)
-
-
-def labels_of(model: SEResNet) -> list[str]:
-    """Return a name for each class: the model's labels, or "class 0", "class 1", ... where it has none."""
-    if len(model.labels) == model.num_classes:
-        return list(model.labels)
-    return [f"class {i}" for i in range(model.num_classes)]
+        opened = open_network(network, engine, device, precision)
+    return Classifier(opened.engine, opened.preprocess, opened.labels, name, opened.label_ids)
 
 
 def softmax(logits: Batch) -> Batch:

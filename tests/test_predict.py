@@ -215,9 +215,10 @@ def test_the_next_batch_is_decoded_while_the_network_runs(clf):
 
         preferred_batch = 2
 
-        def logits(self, x):
-            assert next_was_read.wait(30), "decoding waited for the network"
-            return engine.logits(x)
+        def map(self, batches):
+            for batch in batches:
+                assert next_was_read.wait(30), "decoding waited for the network"
+                yield engine.logits(batch)
 
     overlapping = Classifier(Waiting(), clf.preprocess, clf.labels, "overlapping")  # type: ignore[arg-type]
     sources = [*PHOTOS[:3], Gate(PHOTOS[3].read_bytes(), tell=next_was_read), PHOTOS[4]]

@@ -103,7 +103,7 @@ def choose_engine(name: str, device: str | None = None) -> str:
     if device not in (None, "auto", "cpu") or (device != "cpu" and has_gpu()):
         return "torch"
     try:
-        import_openvino()
+        engine_class("openvino")
     except (ImportError, OSError) as error:
         log.warning("openvino cannot be imported (%s): torch runs in its place", " ".join(str(error).split()))
         return "torch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -46,6 +46,10 @@ class TorchEngine:
     def embed(self, x: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
         """Return pooled features: float32 (N, C, H, W) -> float32 (N, num_features)."""
         return self._run(self._pooled, x, self.model.num_features)
+
+    def map(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the logits of each batch, one after the other."""
+        return map(self.logits, batches)
 
     def describe(self) -> str:
         """Return engine, device and precision in a few words."""

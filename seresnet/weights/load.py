@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -52,8 +53,22 @@ def create_model(
     if arch is not None and arch not in VARIANTS:
         raise unknown(arch, list(VARIANTS))
     origin.arch = arch or origin.arch
+    return network_of(origin, pretrained, num_classes, in_chans, overrides)
+
+
+def network_of(
+    origin: Origin,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> SEResNet:
+    """Return the network of an origin that was located, see `create_model`."""
     if origin.path is None and pretrained:
-        raise WeightsError(f"{name}: no published weights; see `seresnet models --pretrained` for those there are")
+        reason = "no published weights; see `seresnet models --pretrained` for those there are"
+        if origin.graph:
+            reason = f"{origin.graph.name} is for inference alone; open it with seresnet.load, or give its weights"
+        raise WeightsError(f"{origin.name}: {reason}")
     if origin.path is None:
         assert origin.arch is not None
         return _new(origin, origin.arch, num_classes, in_chans, overrides)

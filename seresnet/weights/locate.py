@@ -23,6 +23,7 @@ from seresnet.weights.labels import imagenet_1k
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
+GRAPH_FILE = "openvino_model.xml"  # a network in OpenVINO's own form, quantized or not; its weights lie beside it
 MAX_CONFIG_BYTES = 16_000_000  # the 12,000 class names of ImageNet-12k take 0.5 MB
 
 # Arguments of timm's models: those that are settings here, and those that change no network of the family.
@@ -37,6 +38,7 @@ class Origin:
     name: str
     arch: str | None = None  # None: a file alone, whose tensors tell
     path: Path | None = None  # the weights file; None: there are no weights, or none were asked for
+    graph: Path | None = None  # in place of weights, a network in OpenVINO's own form
     sha256: str | None = None  # what the file's SHA-256 begins with, where that is known
     preprocess: Preprocess | None = None
     labels: list[str] = field(default_factory=list)
@@ -108,6 +110,10 @@ def _name_classes(origin: Origin, entry: Entry) -> None:
 
 def _from_file(path: Path) -> Origin:
     """Describe a file: by the configuration beside it, or by the name of its first release."""
+    if path.suffix == ".xml":
+        origin = _from_directory(path.parent, pretrained=False)
+        origin.graph = path
+        return origin
     if path.name in WEIGHT_FILES[:2] and (beside := _config_beside(path)):
         beside.path = path
         return beside
@@ -149,7 +155,8 @@ def _from_directory(directory: Path, pretrained: bool) -> Origin:
     origin = _configured(_read_config(config), str(directory))
     if pretrained:
         origin.path = next((directory / file for file in WEIGHT_FILES if (directory / file).is_file()), None)
-        if origin.path is None:
+        origin.graph = directory / GRAPH_FILE if origin.path is None and (directory / GRAPH_FILE).is_file() else None
+        if origin.path is None and origin.graph is None:
             raise WeightsError(f"{directory}: has no model.safetensors; the directory is incomplete, save it again")
     return origin
 

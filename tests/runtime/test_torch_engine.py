@@ -84,7 +84,7 @@ def test_a_batch_of_another_shape_is_refused(shape):
         ({"device": "toaster"}, "device 'toaster' cannot be used here: use cpu"),
         ({"device": "cpu", "precision": "float16"}, "float16 needs a GPU: use bfloat16 or float32"),
         ({"device": "cpu", "precision": "int3"}, "precision 'int3' is unknown: use auto, float32, bfloat16, float16"),
-        ({"name": "steam"}, "engine 'steam' is unknown: use auto or torch"),
+        ({"name": "steam"}, "engine 'steam' is unknown: use auto or openvino, "),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(settings, message):
