@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.squeeze_excite import SqueezeExcite
+
+
+def dropped(x: Tensor, shape: Sequence[int], rate: float, share: tuple[int, int]) -> Tensor:
+    """Zero ``x`` where numbers drawn in ``shape``, broadcast, fall below ``rate``, and scale up what is left.
+
+    Where processes share a batch, ``share`` is ``(process, processes)``: each draws for all of it and takes the rows of
+    its own images, every so many. With the same random state in all of them, their number changes nothing.
+    """
+    process, processes = share
+    images, *rest = shape
+    keep = x.new_empty((processes * images, *rest)).bernoulli_(1.0 - rate)[process::processes]
+    return x * keep / (1.0 - rate)
 
 
 class DropPath(nn.Module):
@@ -15,12 +29,12 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.batch_share = (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        keep = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1.0 - self.rate)
-        return x * keep / (1.0 - self.rate)
+        return dropped(x, (x.shape[0], 1, 1, 1), self.rate, self.batch_share)
 
 
 class Block(nn.Module):

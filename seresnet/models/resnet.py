@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seresnet.models.blocks import BLOCKS, Block, Bottleneck
+from seresnet.models.blocks import BLOCKS, Block, Bottleneck, dropped
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.recompute import recomputed
 
@@ -57,6 +57,7 @@ class SEResNet(nn.Module):
         self.num_classes = cfg.num_classes
         self.in_chans = cfg.in_chans
         self.drop_rate = cfg.drop_rate
+        self.batch_share = (0, 1)  # this process's of the batch; see `dropped`
         self.grad_checkpointing = False
         self.labels: list[str] = []
         self.label_ids: list[str] = []
@@ -133,8 +134,8 @@ class SEResNet(nn.Module):
         """Return logits ``(N, num_classes)`` from a feature map, or with ``pre_logits`` the pooled ``(N, C)``."""
         if self.global_pool == "avg":
             x = x.mean((2, 3))  # (N, C, H, W) -> (N, C)
-        if self.drop_rate > 0.0:
-            x = F.dropout(x, self.drop_rate, self.training)
+        if self.drop_rate > 0.0 and self.training:
+            x = dropped(x, x.shape, self.drop_rate, self.batch_share)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
