@@ -28,7 +28,7 @@ CPU_FEATURES = (
     "bf16",
 )
 
-CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich")
+CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich", "openvino")
 
 Fact = tuple[str, str, bool | None]  # what, its value, whether it is as it should be; None: not there, and no fault
 MARKS = {True: ("  ✓ ", "green"), None: ("  - ", "dim"), False: ("  ✗ ", "bold red")}
