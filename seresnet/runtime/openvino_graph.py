@@ -16,8 +16,7 @@ from seresnet.runtime.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest
 class OpenVINOBuilder(Builder[Any]):
     """Spells the operations as nodes of OpenVINO; ``friendly_name`` is the name given."""
 
-    @staticmethod
-    def named(name: str, node: Any) -> Any:
+    def named(self, name: str, node: Any) -> Any:
         """Return ``node`` with its name."""
         node.set_friendly_name(name)
         return node
@@ -85,7 +84,7 @@ class OpenVINOBuilder(Builder[Any]):
         return self.named(name, ops.divide(x, self.named(f"{name}.pixels", ops.convert(area, "f32"))))
 
 
-def openvino_graph(form: InferenceForm) -> ov.Model:
+def openvino_graph(form: InferenceForm, build: OpenVINOBuilder | None = None) -> ov.Model:
     """Return the form as an OpenVINO model for any batch, height and width, in float32.
 
     Input ``images`` (N, in_chans, H, W), normalised; outputs ``logits`` (N, num_classes) and ``features``
@@ -93,12 +92,13 @@ def openvino_graph(form: InferenceForm) -> ov.Model:
     ``layer1.0.last`` with ``layer1.0.last.weight``, ``layer1.0.last.bias`` behind it (adding ``.shift``),
     ``layer1.0.gate.squeeze``, ``.gate.fc1``, ``.gate.relu``, ``.gate.fc2``, ``.gate.sigmoid``, ``layer1.0.scale``
     (times the gate), ``layer1.0.add`` (plus the shortcut) and ``layer1.0.relu``. Without classes, the logits are the
-    features. Raises ConfigError for a network that does not pool.
+    features. ``build`` may spell the operations in another way. Raises ConfigError for a network that does not pool.
     """
     extent = ov.Dimension(smallest_image(form), -1)
     images = ops.parameter(ov.PartialShape([ov.Dimension(), form.in_chans, extent, extent]), np.float32, name="images")
     images.output(0).set_names({"images"})
-    logits, features = emit(form, OpenVINOBuilder(), images)
+    build = build or OpenVINOBuilder()
+    logits, features = emit(form, build, build.named("images", images))
     features.output(0).set_names({"features"})
     logits.output(0).add_names({"logits"})
     results = [ops.result(logits, name="logits/sink"), ops.result(features, name="features/sink")]

@@ -1,0 +1,125 @@
+"""A network in 8-bit integers: weights and the values between layers, for the CPU, on OpenVINO.
+
+Weights are symmetric and have a scale of their own for each output channel, values have one scale each; biases and
+the gates stay in float. A value is quantized where it is made, so that all who read it, shortcut and gate among them,
+read bytes: the stem quantizes in front of its pooling, which keeps the levels. A network in its inference form is
+quantized as it is: gates known before the last convolution, and no pixel computed that nobody reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from seresnet.machine import processor
+from seresnet.models.gate_first import InferenceForm, gate_first
+from seresnet.runtime.openvino_graph import OpenVINOBuilder, openvino_graph
+from seresnet.runtime.quantize_ranges import FEATURES, LEVELS, Array, Range, find_ranges, inputs_of_layers
+
+if TYPE_CHECKING:
+    from seresnet.models.resnet import SEResNet
+
+log = logging.getLogger("seresnet")
+
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+VNNI = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized network: an ``openvino.Model``, and how it came about."""
+
+    model: Any
+    weight_bits: int  # 8, or 7 for processors on which 8 can overflow
+    images: int  # that the ranges were found on
+
+
+def quantize(model: SEResNet, calibration: Iterable[Array], weight_bits: int | None = None) -> Quantized:
+    """Return a network in 8-bit integers, as an OpenVINO model with the inputs and outputs of `openvino_graph`.
+
+    ``calibration`` are batches of preprocessed images, float32 (N, C, H, W), of the kind that the model will see;
+    300 images are plenty. ``weight_bits`` is 8, 7, or what is safe on this processor (None, see `safe_weight_bits`).
+    Raises DataError where there is no image, ConfigError where a value of the network is not finite.
+    """
+    bits = safe_weight_bits() if weight_bits is None else weight_bits
+    form = model if isinstance(model, InferenceForm) else gate_first(model)
+    ranges, images = find_ranges(openvino_graph(form), calibration)
+    return Quantized(quantized_graph(form, ranges, bits), bits, images)
+
+
+def safe_weight_bits() -> int:
+    """Return 8, or 7 where this processor adds pairs of products in 16 bits, which two of 255 * 127 overflow.
+
+    x86 processors without VNNI do; with 7 bits, 2 * 255 * 63 fits. Where the operating system does not tell what the
+    processor has, it is taken to be one of them.
+    """
+    return 8 if platform.machine().lower() not in X86 or not VNNI.isdisjoint(processor()[1]) else 7
+
+
+def quantized_graph(form: InferenceForm, ranges: Mapping[str, Range], weight_bits: int) -> Any:
+    """Return the form as an OpenVINO model whose values have the levels that ``ranges`` says."""
+    return openvino_graph(form, QuantizingBuilder(inputs_of_layers(openvino_graph(form)), ranges, weight_bits))
+
+
+class QuantizingBuilder(OpenVINOBuilder):
+    """Spells the operations with 8-bit weights in the layers of ``reads``, and quantizes the values these read."""
+
+    def __init__(self, reads: Mapping[str, str], ranges: Mapping[str, Range], weight_bits: int) -> None:
+        self.reads, self.ranges = reads, ranges
+        self.largest = 2 ** (weight_bits - 1) - 1
+        self.lost: dict[str, NDArray[np.float64]] = {}  # by layer: what rounding takes off its output, in the mean
+
+    def named(self, name: str, node: Any) -> Any:
+        """Return a node with its name; quantized, where a layer reads it. Features keep their digits, see `linear`."""
+        node = super().named(name, node)
+        return node if name not in self.ranges or name == FEATURES else self.quantized(name, node)
+
+    def linear(self, name: str, x: Any, weight: Array, bias: Array) -> Any:
+        """Return a linear layer; its features are quantized for it alone, so that the output of that name is not."""
+        return super().linear(name, self.quantized(FEATURES, x) if name in self.reads else x, weight, bias)
+
+    def quantized(self, name: str, node: Any) -> Any:
+        """Return a node's value on the levels of its range."""
+        low, high = (np.array(end, np.float32) for end in (self.ranges[name].low, self.ranges[name].high))
+        return super().named(f"{name}.levels", ops.fake_quantize(node, low, high, low, high, LEVELS))
+
+    def constant(self, name: str, value: Any) -> Any:
+        """Return a constant: of a layer's weights, bytes and their scales; of its bias, with what rounding took."""
+        layer, _, part = name.rpartition(".")
+        if layer not in self.reads or part not in ("weight", "shift"):
+            return super().constant(name, value)
+        if part == "shift":
+            return super().constant(name, value + self.lost[layer].reshape(value.shape).astype(np.float32))
+        levels, scale = to_levels(value, self.largest)
+        self.lost[layer] = mean_loss(value - levels * scale, self.ranges[self.reads[layer]].means)
+        integers = super().named(f"{name}.float", ops.convert(super().constant(f"{name}.bytes", levels), "f32"))
+        return super().named(name, ops.multiply(integers, super().constant(f"{name}.scale", scale)))
+
+
+def to_levels(weight: Array, largest: int) -> tuple[NDArray[np.int8], Array]:
+    """Return a layer's weights as whole numbers up to ``largest``, and the scale of each output channel.
+
+    A weight is (C', C), (C', C, K, K), or of a grouped convolution (G, C' / G, C / G, K, K); the scale has the same
+    number of axes, with extents of 1 but for the output channels.
+    """
+    within = tuple(range(2 if weight.ndim == 5 else 1, weight.ndim))
+    extreme = np.abs(weight).max(within, keepdims=True)
+    scale = np.where(extreme == 0, 1, extreme / largest).astype(np.float32)
+    return np.rint(weight / scale).astype(np.int8), scale
+
+
+def mean_loss(difference: Array, means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much a layer's outputs fall short in the mean, (C',), where its weights do by ``difference``.
+
+    ``means`` are those of the channels of what it reads (C,). The border, where a kernel sees less, is left out.
+    """
+    per_input = difference.sum((-2, -1), dtype=np.float64) if difference.ndim > 2 else difference.astype(np.float64)
+    grouped = per_input.reshape(-1, *per_input.shape[-2:])  # (G, C' / G, C / G)
+    return np.einsum("goi,gi->go", grouped, means.reshape(len(grouped), -1)).reshape(-1)
