@@ -7,6 +7,7 @@ each other on the decoding threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -48,8 +49,8 @@ def rotate(image: Image.Image, s: float) -> Image.Image:
 
 
 def posterize(image: Image.Image, s: float) -> Image.Image:
-    """Keep as few as no bits of the four high ones."""
-    return ImageOps.posterize(image, 4 - int(4 * abs(s)))
+    """Keep the four highest bits, down to one."""
+    return ImageOps.posterize(image, max(1, 4 - int(4 * abs(s))))
 
 
 def solarize(image: Image.Image, s: float) -> Image.Image:
@@ -63,7 +64,7 @@ def solarize_add(image: Image.Image, s: float) -> Image.Image:
     return image.point([min(255, v + add) if v < 128 else v for v in range(256)] * len(image.getbands()))
 
 
-def enhance(kind: type[ImageEnhance._Enhance]) -> Operation:
+def enhance(kind: Callable[[Image.Image], Any]) -> Operation:
     """Return an operation that scales colour, contrast, brightness or sharpness by 0.1 to 1.9."""
     return lambda image, s: kind(image).enhance(max(0.1, 1 + 0.9 * s))
 

@@ -75,7 +75,7 @@ def fitting_accumulation(config: TrainConfig, model: SEResNet, batch: int, accel
     fixed = COPIES * sum(p.numel() * 4 for p in model.parameters())
     room = SHARE_OF_MEMORY * memory_bytes(accelerator.device) - fixed
     if accelerator.num_processes > 1:  # the process with the least decides for all
-        room = accelerator.gather(torch.tensor([room], device=accelerator.device)).min().item()  # type: ignore[union-attr]
+        room = accelerator.gather(torch.tensor([room], device=accelerator.device)).min().item()
     share = batch // accelerator.num_processes
     accumulate = 1
     while share % (2 * accumulate) == 0 and share // accumulate > max(1.0, room / each):

@@ -1,10 +1,12 @@
 """Settings are read by their type, and a wrong one is named with what it takes."""
 
+import json
+
 import pytest
 
 from seresnet.errors import ConfigError
 from seresnet.recipes import RECIPES, recipe
-from seresnet.train.config import TrainConfig, parse_settings
+from seresnet.train.config import TrainConfig, parse_settings, read_config
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,11 @@ from seresnet.train.config import TrainConfig, parse_settings
         ("schedule=step", "step"),
         ("model=101", "101"),
         ("size=none", None),
+        ("freeze_bn=auto", "auto"),
+        ("freeze_bn=true", True),
+        ("class_weights=balanced", "balanced"),
+        ("class_weights=none", None),
+        ("patience=5", 5),
     ],
 )
 def test_text_is_read_by_type(text, value):
@@ -45,6 +52,9 @@ def test_text_is_read_by_type(text, value):
         ("crop_scale=[1, 0.5]", "the smaller share"),
         ("lr=nan", "lr is nan"),
         ("accumulate=3", "no multiple"),
+        ("freeze_bn=maybe", "it takes true or false or auto"),
+        ("optimizer=adam", "sgd or lamb"),
+        ("patience=0", "patience is 0: it has to be from 1"),
     ],
 )
 def test_wrong_settings_say_what_to_do(text, message):
@@ -67,8 +77,6 @@ def test_every_recipe_gives_settings_and_says_how_it_is_run():
 
 
 def test_settings_survive_json():
-    import json
-
     config = TrainConfig(step_epochs=(1, 2), mean=(0.1, 0.2, 0.3))
     assert TrainConfig().updated(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -80,3 +88,31 @@ def test_the_manual_names_every_setting():
     manual = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     table = manual.split("## Settings")[1].split("## Stopping")[0]
     assert [field.name for field in fields(TrainConfig) if f"`{field.name}`" not in table] == []
+
+
+def test_a_config_file_is_read_back(tmp_path):
+    config = recipe("finetune").updated({"size": 64, "class_weights": None, "freeze_bn": True})
+    path = tmp_path / "config.json"
+    extras = {"data": "some/folder", "precision_used": "float32", "lr_used": 0.1}
+    path.write_text(json.dumps(config.to_dict() | extras))
+    assert read_config(path) == (config, "some/folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1]", "is no run's config.json"),
+        ('{"architecture": "seresnet20"}', "is no run's config.json"),
+        ('{"data": "x", "model": "seresnet20", "lr": "fast"}', "lr cannot be 'fast'"),
+        ('{"data": "x", "model": "seresnet20", "learning": 1}', "no setting is called 'learning'"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_config(path)
+    assert str(path) in str(error.value)

@@ -1,0 +1,151 @@
+"""The settings of the published recipes are frozen here, and a recipe of one's own is read with clear errors."""
+
+import pytest
+
+from seresnet.errors import ConfigError
+from seresnet.models.variants import VARIANTS
+from seresnet.recipes import RECIPES, recipe
+from seresnet.train.config import TrainConfig
+
+# What the sources say, not what the recipes happen to hold.
+PUBLISHED = {
+    # arXiv 1709.01507; github.com/hujie-frank/SENet, "Augmentation"; the published index of the weights
+    "imagenet-2018": {
+        "epochs": 100,
+        "global_batch_size": 1024,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "nesterov": False,
+        "lr": 0.6,
+        "schedule": "step",
+        "step_epochs": (30, 60, 90),
+        "step_gamma": 0.1,
+        "weight_decay": 1e-4,
+        "loss": "cross_entropy",
+        "label_smoothing": 0.1,
+        "drop_rate": 0.2,
+        "crop_scale": (0.08, 1.0),
+        "hflip": 0.5,
+        "rotation": 10.0,
+        "jitter": 20,
+        "size": 224,
+        "crop_pct": 0.875,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "ema_decay": None,
+    },
+    # arXiv 2110.00476, table 2, column A2
+    "imagenet-modern": {
+        "epochs": 300,
+        "train_size": 224,
+        "global_batch_size": 2048,
+        "optimizer": "lamb",
+        "lr": 5e-3,
+        "schedule": "cosine",
+        "weight_decay": 0.02,
+        "decay_norms": False,
+        "warmup_epochs": 5.0,
+        "label_smoothing": 0.0,
+        "drop_path_rate": 0.05,
+        "clip_grad": None,
+        "hflip": 0.5,
+        "rand_augment": 7.0,
+        "mixup": 0.1,
+        "cutmix": 1.0,
+        "erase": 0.0,
+        "loss": "bce",
+    },
+    # arXiv 1512.03385, section 4.2: 64,000 steps of 128 of 50,000 images are 164 epochs, 32,000 and 48,000 82 and 123
+    "cifar100": {
+        "epochs": round(64_000 / (50_000 // 128)),
+        "step_epochs": (round(32_000 / (50_000 // 128)), round(48_000 / (50_000 // 128))),
+        "global_batch_size": 128,
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "pad": 4,
+        "hflip": 0.5,
+        "schedule": "step",
+        "step_gamma": 0.1,
+    },
+    "cifar10": {"global_batch_size": 128, "lr": 0.1, "momentum": 0.9, "pad": 4, "hflip": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings(name):
+    config = recipe(name).to_dict()
+    assert {key: config[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+    assert config["model"] in VARIANTS
+    assert not config["pretrained"]
+
+
+@pytest.mark.parametrize(("name", "batch", "rate"), [("imagenet-2018", 256, 0.15), ("imagenet-modern", 1024, 0.0025)])
+def test_the_rate_of_a_smaller_batch(name, batch, rate):
+    assert recipe(name).updated({"global_batch_size": batch}).peak_lr == pytest.approx(rate)
+
+
+def test_a_docstring_says_what_was_run_and_from_where():
+    for name, function in RECIPES.items():
+        text = function.__doc__
+        assert f"--recipe {name}" in text
+        if name.startswith(("imagenet", "cifar100")):
+            assert "not run here" in text
+            assert "published" in text
+            assert "Source: " in text
+
+
+def write(folder, text: str):
+    path = folder / "mine.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    path = write(
+        tmp_path,
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from seresnet.recipes import recipe\n"
+        "@dataclass\n"
+        "class Size:\n"
+        "    pixels: int\n"
+        "def small():\n"
+        "    return recipe('finetune').updated({'size': Size(48).pixels})\n",
+    )
+    assert recipe(f"{path}:small") == recipe("finetune").updated({"size": 48})
+
+
+@pytest.mark.parametrize(
+    ("text", "function", "message"),
+    [
+        (None, ":f", r"mine\.py: no such file"),
+        ("def g(): pass", ":f", r"mine\.py: has no function 'f'; it has: g"),
+        ("import os\nfrom seresnet.recipes import recipe", ":f", r"no function 'f'; it defines none"),
+        ("def g(): pass", "", r"mine\.py: which function\? it has: g"),
+        ("f = 3", ":f", r"has no function 'f'"),
+        ("def f(): return {'lr': 1}", ":f", r"f returns dict, not a seresnet.train.config.TrainConfig"),
+        ("\ndef f(:\n", ":f", r"mine\.py, line 2: SyntaxError: "),
+        ("import no_such_module", ":f", r"mine\.py, line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def f():\n    return 1 / 0", ":f", r"mine\.py, line 2: ZeroDivisionError: division by zero"),
+        ("def f(x):\n    return x", ":f", r"TypeError: f\(\) missing 1 required positional argument"),
+        (
+            "from seresnet.train.config import TrainConfig\ndef f():\n    return TrainConfig(epochs=0)",
+            ":f",
+            r"mine\.py, line 3: ConfigError: epochs is 0: it has to be from 1",
+        ),
+    ],
+)
+def test_a_fault_in_it_is_one_line_that_names_the_place(tmp_path, text, function, message):
+    path = tmp_path / "mine.py" if text is None else write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as error:
+        recipe(f"{path}{function}")
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_names_get_a_hint():
+    with pytest.raises(ConfigError, match="did you mean imagenet-2018"):
+        recipe("imagenet2018")
+    with pytest.raises(ConfigError, match=r"there are: .*and FILE.py:function"):
+        recipe("zzz")
+    assert isinstance(recipe("debug"), TrainConfig)
