@@ -17,8 +17,11 @@ import torch
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+FATAL = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}  # a stopped process is like a machine that is cut off
+
+
+def die(way: str = "kill") -> None:
+    os.kill(os.getpid(), FATAL[way])
 
 
 def record_losses(path: Path) -> None:
@@ -37,8 +40,8 @@ def record_losses(path: Path) -> None:
     Training.step = recorded
 
 
-def die_in_step(number: int, micro: int) -> None:
-    """Kill this process in step ``number`` (from 1), in its backward pass of micro-batch ``micro``."""
+def die_in_step(number: int, micro: int, way: str) -> None:
+    """End this process in step ``number`` (from 1), between the passes of micro-batch ``micro`` (from 0)."""
     from seresnet.train.loop import Training
 
     forward = Training.forward
@@ -46,7 +49,7 @@ def die_in_step(number: int, micro: int) -> None:
     def fatal(self, batch, numbers, which):
         result = forward(self, batch, numbers, which)
         if (self.at.step + 1, which) == (number, micro):
-            die()
+            die(way)
         return result
 
     Training.forward = fatal
@@ -83,6 +86,8 @@ def main() -> int:
     parser.add_argument("--losses", type=Path)
     parser.add_argument("--die-in-step", type=int, nargs=2, metavar=("STEP", "MICRO"))
     parser.add_argument("--die-in-write", type=float, nargs=2, metavar=("NUMBER", "SHARE"))
+    parser.add_argument("--way", choices=FATAL, default="kill")
+    parser.add_argument("--silence", type=float, help="seconds after which a process counts as dead")
     parser.add_argument("--rank", type=int, default=0, help="the process that dies")
     parser.add_argument("--checkpoint-steps", type=int, help="write a checkpoint after each so many steps")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -90,10 +95,14 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.losses and RANK == 0:
         record_losses(options.losses)
+    if options.silence:
+        from seresnet.train import processes
+
+        processes.SILENCE = options.silence
     if options.checkpoint_steps:
         checkpoint_every(options.checkpoint_steps)
     if options.rank == RANK and options.die_in_step:
-        die_in_step(*options.die_in_step)
+        die_in_step(*options.die_in_step, options.way)
     if options.rank == RANK and options.die_in_write:
         die_in_write(int(options.die_in_write[0]), options.die_in_write[1])
     from seresnet.cli import run
