@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,3 +49,17 @@ def flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def cache_folder() -> Path | None:
+    """Return ``$SERESNET_CACHE``, or this platform's place for caches; None where a user has no home."""
+    if given := os.environ.get("SERESNET_CACHE"):
+        return Path(given).expanduser()
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "seresnet" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "seresnet"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seresnet"
+    except RuntimeError:
+        return None

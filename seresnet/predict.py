@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seresnet.data.images import Readable, decode
-from seresnet.data.parallel import batched, ordered_map
+from seresnet.data.parallel import batched, default_workers, ordered_map
 from seresnet.data.samples import StoredImage
 from seresnet.errors import ConfigError, ImageError
 from seresnet.preprocess import Preprocess
+from seresnet.runtime.calibration import Calibration
 from seresnet.runtime.engine import Engine
-from seresnet.runtime.opened import open_named, open_network
+from seresnet.runtime.opened import Settings, open_named, open_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,27 @@ class Classifier:
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
     ) -> Iterator[list[Scored]]:
         """Yield batches of logits, one `Scored` for each image and in order: what `stream` and evaluation rest on."""
-        return self._scored(self._read(sources, batch_size, workers))
+        waiting: deque[list[Scored]] = deque()  # for their logits
+
+        def images() -> Iterator[Batch]:
+            for items, batch in self.batches(sources, batch_size, workers):
+                waiting.append(items)
+                yield batch
+
+        # The engine may take a few batches more than it has answered, while the next are decoded.
+        for logits in self.engine.map(images()):
+            rows = iter(logits)
+            yield [item if item.error is not None else Scored(item.path, next(rows)) for item in waiting.popleft()]
+
+    def batches(
+        self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
+    ) -> Iterator[tuple[list[Scored], Batch]]:
+        """Yield preprocessed images, float32 (N, C, H, W), with a `Scored` without logits for each that was asked for.
+
+        An image that could not be read has its reason there, and is not among the N.
+        """
+        for batch in self._read(sources, batch_size, workers):
+            yield [Scored(item.path, error=item.error) for item in batch], self._normalized(batch)
 
     def embed(
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
@@ -185,19 +206,6 @@ class Classifier:
         stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
         return self.preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
 
-    def _scored(self, batches: Iterable[list[_Read]]) -> Iterator[list[Scored]]:
-        """Keep the engine busy: it may take a few batches more than it has answered, while the next are decoded."""
-        waiting: deque[list[Scored]] = deque()  # for their logits
-
-        def normalized() -> Iterator[Batch]:
-            for batch in batches:
-                waiting.append([Scored(item.path, error=item.error) for item in batch])
-                yield self._normalized(batch)
-
-        for logits in self.engine.map(normalized()):
-            rows = iter(logits)
-            yield [item if item.error is not None else Scored(item.path, next(rows)) for item in waiting.popleft()]
-
     def _predictions(self, batches: Iterable[list[Scored]], topk: int) -> Iterator[Prediction]:
         for item in chain.from_iterable(batches):
             if item.logits is None:
@@ -216,25 +224,32 @@ def load(
     device: str | None = None,
     offline: bool | None = None,
     num_classes: int | None = None,
+    calibration: str | PathLike[str] | Iterable[Source] | None = None,
 ) -> Classifier:
     """Return a `Classifier` for a model by its name, a directory, a file, ``hf-hub:user/repo``, or a network.
 
     ``engine`` is "openvino", "onnxruntime", "torch", or "auto": torch on a GPU where there is one, else openvino.
     ``precision`` is "float32", "bfloat16", on GPUs "float16", or "auto": the fastest that the processor has by itself,
-    bfloat16 or float32; on torch float32. ``device`` is "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one).
+    bfloat16 or float32; on torch float32. With "int8" the network is quantized, on openvino, by the ``calibration``
+    images: a folder, or up to 300 sources as `Classifier.predict` takes them. ``device`` is "cpu", "cuda", "cuda:1",
+    ... (None: a GPU where there is one).
+
     A name is found in a cache of converted models where it was used before, and needs no torch then. A network that is
     handed over is copied, and stays as it is. ``num_classes`` puts a new, untrained classifier in place of the one in
     the weights, where it differs. Raises WeightsError where the weights cannot be had, ConfigError for a setting that
     is unknown or impossible here.
     """
+    if calibration is not None and precision != "int8":
+        raise ConfigError(f"calibration is for precision int8, not {precision}")
+    settings = Settings(engine, device, precision, None if calibration is None else Calibration.of(calibration))
     if isinstance(model, str | PathLike):
         name = os.fspath(model)
-        opened = open_named(name, engine, device, precision, offline, num_classes)
+        opened = open_named(name, settings, offline, num_classes)
     else:
         name, network = type(model).__name__, deepcopy(model)
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
-        opened = open_network(network, engine, device, precision)
+        opened = open_network(network, settings)
     return Classifier(opened.engine, opened.preprocess, opened.labels, name, opened.label_ids)
 
 
@@ -242,12 +257,6 @@ def softmax(logits: Batch) -> Batch:
     """Return probabilities of logits, float32 (..., classes); they sum to 1 over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def default_workers() -> int:
-    """Return one decoding thread for each core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 32)
 
 
 def _each(sources: Source | Iterable[Source]) -> Iterable[Source]:

@@ -30,9 +30,17 @@ def evaluate(
     format: Annotated[Literal["table", "json"], Parameter(help="Form of the figures on stdout.")] = "table",
     batch_size: Annotated[int | None, Parameter(help="Images at once; by default what suits the device.")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
+    engine: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"],
+        Parameter(help="What runs the network: openvino on CPUs, torch on GPUs."),
+    ] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], Parameter(help="What the convolutions compute in.")
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Parameter(help="What the convolutions compute in; auto is the fastest that needs no calibration."),
     ] = "float32",
+    calibration: Annotated[
+        Path | None, Parameter(help="Folder of images to set the scales of int8 by, of the kind to come; 300 will do.")
+    ] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images; by default one a core.")] = None,
     offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the report in --report.")] = False,
@@ -51,8 +59,15 @@ def evaluate(
 
     if report is not None:
         check_report_folder(report, exist_ok)
-    images = open_labelled(data)
-    clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
+    images = open_labelled(data, offline or None)
+    clf = load(
+        model or DEFAULT_MODEL,
+        engine=engine,
+        precision=precision,
+        device=device,
+        offline=offline or None,
+        calibration=calibration,
+    )
     announce(clf, model)
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
         evaluation = measure(clf, images, batch_size, workers, progress.advance)

@@ -14,7 +14,8 @@ from cyclopts import Parameter
 
 def train(
     data: Annotated[
-        str | None, Parameter(help="A folder with `train/<class>/*`, or with `<class>/*` alone; see docs/data.md.")
+        str | None,
+        Parameter(help="A folder of class folders, a list (.csv, .parquet), tar shards, an archive, or hf:NAME."),
     ] = None,
     /,
     *,

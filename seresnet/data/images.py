@@ -100,6 +100,15 @@ def decode(
         return _finish(image, file, format_name, max_pixels, exif_orientation, scale_16bit)
 
 
+def encoded(source: str | os.PathLike[str] | Readable) -> bytes:
+    """Return the bytes of an image file as they are. Raises ImageError."""
+    with _opened(source) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
+
+
 @contextmanager
 def _opened(source: Any) -> Iterator[IO[bytes]]:
     """Open a path, or wrap what is in memory; the caller's own file object stays open."""

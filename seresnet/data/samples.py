@@ -18,8 +18,12 @@ class StoredImage(ABC):
     """An image that is no file of its own: a member of a shard, a row of a table. ``str`` names it for people."""
 
     __slots__ = ()
-    key: str  # its name within the data set
     lasts = True  # its bytes can be read again later, and are not held in memory
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Its name within the data set, the same wherever the data set lies."""
 
     @abstractmethod
     def read(self) -> bytes:
@@ -31,9 +35,14 @@ class TarImage(StoredImage):
     """An image within an uncompressed tar file, read from its place without what stands before it."""
 
     archive: Path
-    key: str
+    member: str
     offset: int
     size: int
+
+    @property
+    def key(self) -> str:
+        """The names of the archive and of the member."""
+        return f"{self.archive.name}/{self.member}"
 
     def read(self) -> bytes:
         """Return its bytes; opened anew each time, so that threads and processes share no position."""
@@ -45,7 +54,7 @@ class TarImage(StoredImage):
         return data
 
     def __str__(self) -> str:
-        return f"{self.archive}/{self.key}"
+        return f"{self.archive}/{self.member}"
 
 
 Target = int | tuple[int, ...]  # the index of its class; or, of a multi-label image, those of its classes

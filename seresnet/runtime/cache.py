@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from seresnet.errors import ConfigError
-from seresnet.files import flush_folder, write_text
+from seresnet.files import cache_folder, flush_folder, write_text
 
 FORMAT = 1  # of an entry; part of every key
 LIMIT = 2 * 2**30  # bytes
@@ -187,20 +186,6 @@ def sha256_of(path: Path) -> str:
 def size_of(folder: Path) -> int:
     """Return the bytes of the files in a folder."""
     return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def cache_folder() -> Path | None:
-    """Return ``$SERESNET_CACHE``, or this platform's place for caches; None where a user has no home."""
-    if given := os.environ.get("SERESNET_CACHE"):
-        return Path(given).expanduser()
-    try:
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "seresnet" / "cache"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "seresnet"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seresnet"
-    except RuntimeError:
-        return None
 
 
 def cache_limit() -> int:

@@ -89,7 +89,7 @@ def run(
     offline: bool | None,
 ) -> TrainResult:
     """Set the run up in this process, and go through it. As `train`."""
-    splits = open_data(data)
+    splits = open_data(data, offline)
     train_set, val_set = splits.train, splits.validation
     if val_set is None:
         train_set, val_set = hold_out(splits.train, config.val_fraction, config.seed)

@@ -9,15 +9,23 @@ import pytest
 from seresnet.cli import VERBS, run
 
 FLAGS = {
-    "predict": "--model --topk --format --out --sheet --batch-size --device --precision --workers --offline",
-    "eval": "--model --report --format --batch-size --device --precision --workers --offline --exist-ok",
+    "predict": (
+        "--model --topk --format --out --sheet --batch-size --device --engine --precision --calibration --workers"
+        " --offline"
+    ),
+    "eval": (
+        "--model --report --format --batch-size --device --engine --precision --calibration --workers --offline"
+        " --exist-ok"
+    ),
     "train": (
-        "--recipe --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
+        "--recipe --config --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
         " --resume --exist-ok --offline"
     ),
+    "pack": "--out --size --shard-size --workers --exist-ok --offline",
+    "benchmark": ("--model --against --batch-size --rounds --engine --precision --device --out --offline --exist-ok"),
     "models": "--pretrained --format",
     "card": "",
-    "doctor": "",
+    "doctor": "--clear-cache",
 }
 
 

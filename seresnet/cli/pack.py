@@ -1,0 +1,43 @@
+"""``seresnet pack``: put labelled images into tar shards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def pack(
+    data: Annotated[
+        str, Parameter(help="A folder of class folders, a list (.csv, .parquet), tar shards, an archive, or hf:NAME.")
+    ],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the shards.")],
+    size: Annotated[
+        int | None,
+        Parameter(help="Make larger images this many pixels on their shorter side; by default, keep all bytes."),
+    ] = None,
+    shard_size: Annotated[int, Parameter(help="Images in a shard.")] = 5000,
+    workers: Annotated[int | None, Parameter(help="Threads that read images; by default one a core.")] = None,
+    exist_ok: Annotated[bool, Parameter(help="Finish the shards in --out, or replace those of other images.")] = False,
+    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+) -> int:
+    """Put labelled images into WebDataset shards (.tar), which every command takes as DATA.
+
+    Each image is decoded once to see that it is whole; one that cannot be read is named and left out, and the exit
+    code is then 1. An interrupted run goes on with --exist-ok.
+    """
+    from seresnet.cli.progress import ImageProgress
+    from seresnet.data.pack import pack as write
+    from seresnet.data.parallel import default_workers
+
+    threads = default_workers() if workers is None else workers
+    with ImageProgress(bar=True) as progress:
+        packed = write(data, out, size, shard_size, threads, exist_ok, progress.advance, offline or None)
+    print(progress.summary(), file=sys.stderr)
+    left_out = f", {len(packed.skipped):,} left out" if packed.skipped else ""
+    print(f"{packed.images:,} images in {packed.shards:,} shards{left_out}\n{out}")
+    return 1 if packed.skipped else 0
