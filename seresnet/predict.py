@@ -144,17 +144,7 @@ class Classifier:
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
     ) -> Iterator[list[Scored]]:
         """Yield batches of logits, one `Scored` for each image and in order: what `stream` and evaluation rest on."""
-        waiting: deque[list[Scored]] = deque()  # for their logits
-
-        def images() -> Iterator[Batch]:
-            for items, batch in self.batches(sources, batch_size, workers):
-                waiting.append(items)
-                yield batch
-
-        # The engine may take a few batches more than it has answered, while the next are decoded.
-        for logits in self.engine.map(images()):
-            rows = iter(logits)
-            yield [item if item.error is not None else Scored(item.path, next(rows)) for item in waiting.popleft()]
+        return self._scored(self.batches(sources, batch_size, workers))
 
     def batches(
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
@@ -163,8 +153,8 @@ class Classifier:
 
         An image that could not be read has its reason there, and is not among the N.
         """
-        for batch in self._read(sources, batch_size, workers):
-            yield [Scored(item.path, error=item.error) for item in batch], self._normalized(batch)
+        read = self._read(sources, batch_size, workers)
+        return (([Scored(item.path, error=item.error) for item in batch], self._normalized(batch)) for batch in read)
 
     def embed(
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
@@ -205,6 +195,19 @@ class Classifier:
         pixels = [item.pixels for item in batch if item.pixels is not None]
         stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
         return self.preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
+
+    def _scored(self, batches: Iterable[tuple[list[Scored], Batch]]) -> Iterator[list[Scored]]:
+        """Keep the engine busy: it may take a few batches more than it has answered, while the next are decoded."""
+        waiting: deque[list[Scored]] = deque()  # for their logits
+
+        def images() -> Iterator[Batch]:
+            for items, batch in batches:
+                waiting.append(items)
+                yield batch
+
+        for logits in self.engine.map(images()):
+            rows = iter(logits)
+            yield [item if item.error is not None else Scored(item.path, next(rows)) for item in waiting.popleft()]
 
     def _predictions(self, batches: Iterable[list[Scored]], topk: int) -> Iterator[Prediction]:
         for item in chain.from_iterable(batches):

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from seresnet import __version__
 from seresnet.cli import EXTRAS
@@ -34,11 +37,18 @@ Fact = tuple[str, str, bool | None]  # what, its value, whether it is as it shou
 MARKS = {True: ("  ✓ ", "green"), None: ("  - ", "dim"), False: ("  ✗ ", "bold red")}
 
 
-def doctor() -> int:
+def doctor(
+    *,
+    clear_cache: Annotated[
+        bool, Parameter(help="Throw away the converted models of the cache, and do no more.")
+    ] = False,
+) -> int:
     """Check this installation, and show what it runs on.
 
     The exit code is 1 if something is not as it should be; a missing extra is no fault.
     """
+    if clear_cache:
+        return _clear_cache()
     from rich.console import Console
     from rich.text import Text
 
@@ -82,7 +92,7 @@ def machine() -> Iterator[Fact]:
     """Yield processor, memory and accelerators, as torch sees them."""
     import torch
 
-    from seresnet.predict import default_workers
+    from seresnet.data.parallel import default_workers
 
     name, flags = processor()
     yield "cpu", f"{name}, {default_workers()} of {os.cpu_count()} cores usable", True
@@ -95,20 +105,37 @@ def machine() -> Iterator[Fact]:
         yield f"cuda:{i}", f"{facts.name}, {_size(facts.total_memory)}", True
     if not torch.cuda.is_available():
         yield "gpu", "none that torch can use", True
+    yield from openvino_devices()
+
+
+def openvino_devices() -> Iterator[Fact]:
+    """Yield each device that OpenVINO sees, with the number formats that it computes in by itself."""
+    from seresnet.runtime.engine import import_openvino
+
+    try:
+        core = import_openvino().Core()
+        for device in core.available_devices:
+            name = core.get_property(device, "FULL_DEVICE_NAME")
+            formats = " ".join(sorted(core.get_property(device, "OPTIMIZATION_CAPABILITIES")))
+            yield f"openvino {device}", f"{name}: {formats}", True
+    except (ImportError, OSError, RuntimeError) as error:
+        yield "openvino", f"does not work ({' '.join(str(error).split())}): torch runs in its place", False
 
 
 def weights() -> Iterator[Fact]:
-    """Yield where weights are kept, and each bundled one after loading it and running it once."""
+    """Yield where weights are kept and come from, and each bundled one after loading it and running it once."""
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     there = cache if cache.is_dir() else next(parent for parent in cache.parents if parent.is_dir())
     writable = os.access(there, os.W_OK)
     free = f"{_size(shutil.disk_usage(there).free)} free"
-    yield "cache", f"{cache} ({free if writable else 'cannot be written to: set HF_HOME to another place'})", writable
-    yield from bundled()
+    where = free if writable else "cannot be written to: set HF_HOME to another place"
+    yield "downloads to", f"{cache} ({where})", writable
     source = "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
     yield "downloads from", source, True
+    yield from bundled()
+    yield converted()
 
 
 def bundled() -> Iterator[Fact]:
@@ -129,6 +156,29 @@ def bundled() -> Iterator[Fact]:
                 yield entry.name, f"{error} (reinstall seresnet)", False
 
 
+def converted() -> Fact:
+    """Return where converted models are kept, how many, and how much room they take."""
+    from seresnet.runtime.cache import Cache
+
+    cache = Cache()
+    if cache.folder is None:
+        return "converted models", "no place for them: set SERESNET_CACHE to a folder", None
+    sizes = [size for _, _, size in cache.entries()]
+    there = next(parent for parent in (cache.folder, *cache.folder.absolute().parents) if parent.is_dir())
+    writable = os.access(there, os.W_OK)
+    room = f"{len(sizes)}, {_size(sum(sizes))} of {_size(cache.limit)}"
+    where = room if writable else "cannot be written to: set SERESNET_CACHE to another place"
+    return "converted models", f"{cache.folder} ({where})", writable
+
+
+def _clear_cache() -> int:
+    from seresnet.runtime.cache import Cache
+
+    cache = Cache()
+    print(f"{cache.clear()} converted models thrown away: {cache.folder}")
+    return 0
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -137,4 +187,4 @@ def _version(name: str) -> str | None:
 
 
 def _size(count: float) -> str:
-    return f"{count / 2**30:,.1f} GiB"
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

@@ -39,9 +39,17 @@ def predict(
     ] = None,
     batch_size: Annotated[int | None, Parameter(help="Images at once; by default what suits the device.")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], Parameter(help="What the convolutions compute in.")
+    engine: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"],
+        Parameter(help="What runs the network: openvino on CPUs, torch on GPUs."),
     ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Parameter(help="What the convolutions compute in; auto is the fastest that needs no calibration."),
+    ] = "auto",
+    calibration: Annotated[
+        Path | None, Parameter(help="Folder of images to set the scales of int8 by, of the kind to come; 300 will do.")
+    ] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images; by default one a core.")] = None,
     offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
 ) -> int:
@@ -62,7 +70,14 @@ def predict(
     if sheet is not None and sheet.suffix.lower() not in SHEET_TYPES:
         raise ConfigError(f"--sheet {sheet}: give a name that ends in {', '.join(SHEET_TYPES)}")
     given = ["-" if source == STDIN else source for source in sources]
-    clf = load(model or DEFAULT_MODEL, precision=precision, device=device, offline=offline or None)
+    clf = load(
+        model or DEFAULT_MODEL,
+        engine=engine,
+        precision=precision,
+        device=device,
+        offline=offline or None,
+        calibration=calibration,
+    )
     announce(clf, model)
     predictions = clf.stream(expand(given, sys.stdin), topk, batch_size, workers)
     countable = None if "-" in given else lambda: sum(1 for _ in expand(given))

@@ -13,6 +13,7 @@ from seresnet.errors import ConfigError, WeightsError
 from seresnet.machine import described_processor, processor
 from seresnet.preprocess import Preprocess
 from seresnet.runtime.cache import Cache, key_of, sha256_of
+from seresnet.runtime.calibration import Calibration
 from seresnet.runtime.engine import ENGINES, Engine, choose_engine, engine_class, open_engine
 from seresnet.weights.locate import Origin, locate
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
 
 log = logging.getLogger("seresnet")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asks of an engine, see `seresnet.load`."""
+
+    engine: str = "auto"
+    device: str | None = None
+    precision: str = "auto"
+    calibration: Calibration | None = None  # for int8
 
 
 @dataclass(frozen=True)
@@ -32,54 +43,79 @@ class Opened:
     label_ids: list[str]  # WordNet's, or none
 
 
-def open_network(network: SEResNet, engine: str, device: str | None, precision: str) -> Opened:
-    """Put a network on an engine, which takes it over."""
+def open_network(network: SEResNet, settings: Settings) -> Opened:
+    """Put a network on an engine, which takes it over; with ``precision="int8"`` quantize it first."""
+    chosen = _chosen(settings, None)
+    model: Any = _quantized(network, settings.calibration) if settings.precision == "int8" else network
+    engine = open_engine(chosen, model, settings.device, settings.precision)
     labels = _labels(network.labels, network.num_classes)
-    opened = open_engine(engine, network, device, precision)
-    return Opened(opened, network.preprocess, labels, list(network.label_ids))
+    return Opened(engine, network.preprocess, labels, list(network.label_ids))
 
 
-def open_named(
-    name: str, engine: str, device: str | None, precision: str, offline: bool | None, num_classes: int | None
-) -> Opened:
+def open_named(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> Opened:
     """Open what a name stands for, see `seresnet.load`. With a warm cache, this needs no torch."""
     origin = locate(name, offline=offline)
     with ThreadPoolExecutor(1, thread_name_prefix="seresnet-hash") as pool:
-        digests = None if engine == "torch" else pool.submit(_digests, origin)  # while OpenVINO is imported
-        chosen = "openvino" if origin.graph and engine == "auto" else choose_engine(engine, device)
-    if origin.graph and chosen != "openvino":
-        raise ConfigError(f"{name} is OpenVINO's own form of a network, which engine {chosen} cannot run: use openvino")
+        digests = None if settings.engine == "torch" else pool.submit(_digests, origin, settings)
+        chosen = _chosen(settings, origin)  # meanwhile OpenVINO is imported
     files = digests.result() if digests and num_classes in (None, origin.num_classes) else []
     if ENGINES[chosen].file is None or not files:
-        return _open_origin(origin, chosen, device, precision, num_classes)
-    key = key_of({**_identity(chosen, device, precision), "origin": _facts(origin), "files": files})
+        return _open_origin(origin, settings, num_classes)
+    key = key_of({**_identity(chosen, settings), "origin": _facts(origin), "files": files})
     cache = Cache()
-    opened = _from_cache(cache, key, chosen, device, precision)
+    opened = _from_cache(cache, key, chosen, settings)
     if opened is None:
-        opened = _open_origin(origin, chosen, device, precision, num_classes)
-        facts = {"labels": opened.labels, "label_ids": opened.label_ids}
-        facts |= {"preprocess": opened.preprocess.to_timm() if opened.preprocess else None}
-        if _digests(origin) == files:  # or they were written over while they were read
-            cache.store(key, opened.engine.save, facts)
+        opened = _open_origin(origin, settings, num_classes)
+        transform = opened.preprocess.to_timm() if opened.preprocess else None
+        facts = {"labels": opened.labels, "label_ids": opened.label_ids, "preprocess": transform}
+        if _digests(origin, settings) == files:  # or they were written over while they were read
+            engine: Any = opened.engine
+            cache.store(key, engine.save, facts)
     return opened
 
 
-def _open_origin(origin: Origin, engine: str, device: str | None, precision: str, num_classes: int | None) -> Opened:
+def _chosen(settings: Settings, origin: Origin | None) -> str:
+    """Return the engine's key. Raises ConfigError where it cannot run this form, or in this precision."""
+    made_for_openvino = (origin is not None and origin.graph is not None) or settings.precision == "int8"
+    if settings.engine == "auto" and made_for_openvino:
+        return "openvino"
+    chosen = choose_engine(settings.engine, settings.device)
+    if made_for_openvino and chosen != "openvino":
+        what = origin.name if origin and origin.graph else "a network in int8"
+        raise ConfigError(f"{what} runs on openvino alone, not on {chosen}: leave the engine at auto")
+    return chosen
+
+
+def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) -> Opened:
     """Open weights by building their network, or OpenVINO's own form of one as it is."""
     if origin.graph is None:
         from seresnet.weights.load import network_of
 
-        return open_network(network_of(origin, num_classes=num_classes), engine, device, precision)
+        return open_network(network_of(origin, num_classes=num_classes), settings)
     if num_classes not in (None, origin.num_classes):
         raise ConfigError(f"{origin.name} has {origin.num_classes} classes for good: give the weights it was made of")
     count = origin.num_classes or len(origin.labels)
     if origin.labels and len(origin.labels) != count:
         raise WeightsError(f"{origin.name}: config.json has {len(origin.labels)} class names for {count} classes")
-    opened = open_engine(engine, origin.graph, device, precision)
-    return Opened(opened, origin.preprocess, _labels(origin.labels, count), origin.label_ids)
+    engine = open_engine("openvino", origin.graph, settings.device, settings.precision)
+    return Opened(engine, origin.preprocess, _labels(origin.labels, count), origin.label_ids)
 
 
-def _from_cache(cache: Cache, key: str, engine: str, device: str | None, precision: str) -> Opened | None:
+def _quantized(network: SEResNet, calibration: Calibration | None) -> Any:
+    """Return a network in 8-bit integers, as OpenVINO's model."""
+    if calibration is None:
+        raise ConfigError(
+            "precision int8 sets its scales by images of yours: give calibration, a folder of some 300 of the kind to "
+            "come, or a model that `seresnet quantize` wrote"
+        )
+    if network.preprocess is None:
+        raise ConfigError("this model has no preprocessing: set model.preprocess to a seresnet.Preprocess first")
+    from seresnet.runtime.quantize import quantize
+
+    return quantize(network, calibration.batches(network.preprocess)).model
+
+
+def _from_cache(cache: Cache, key: str, engine: str, settings: Settings) -> Opened | None:
     """Open an entry of the cache; throw it away where it is damaged."""
     entry = cache.find(key)
     if entry is None:
@@ -88,7 +124,8 @@ def _from_cache(cache: Cache, key: str, engine: str, device: str | None, precisi
         if not entry.is_whole():
             raise ValueError("its files are not what was written")
         preprocess, labels, ids = (entry.facts[key] for key in ("preprocess", "labels", "label_ids"))
-        opened = open_engine(engine, entry.folder / str(ENGINES[engine].file), device, precision)
+        file = entry.folder / str(ENGINES[engine].file)
+        opened = open_engine(engine, file, settings.device, settings.precision)
         return Opened(opened, Preprocess.from_timm(preprocess) if preprocess else None, list(labels), list(ids))
     except Exception as error:  # whatever a damaged file leads an engine to
         log.info("%s: damaged (%s), made anew", entry.folder, " ".join(str(error).split()))
@@ -96,15 +133,14 @@ def _from_cache(cache: Cache, key: str, engine: str, device: str | None, precisi
         return None
 
 
-def _identity(engine: str, device: str | None, precision: str) -> dict[str, Any]:
+def _identity(engine: str, settings: Settings) -> dict[str, Any]:
     """Return what an engine's own form of a network depends on, besides the network."""
-    processor_name, features = described_processor(), sorted(processor()[1])
     return {
         "seresnet": __version__,
         "engine": [engine, version(ENGINES[engine].package)],
-        "cpu": [processor_name, features],
-        "device": device or "auto",
-        "precision": engine_class(engine).resolve(precision),
+        "cpu": [described_processor(), *sorted(processor()[1])],
+        "device": settings.device or "auto",
+        "precision": engine_class(engine).resolve(settings.precision),
     }
 
 
@@ -114,13 +150,17 @@ def _facts(origin: Origin) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in ("name", "path", "graph")}
 
 
-def _digests(origin: Origin) -> list[str]:
-    """Return the SHA-256 of the files that a network comes from, or none where they cannot be read."""
+def _digests(origin: Origin, settings: Settings) -> list[str]:
+    """Return the SHA-256 of all that an engine's form of a network comes from, or none where one cannot be read."""
     files = [origin.graph, origin.graph.with_suffix(".bin")] if origin.graph else [origin.path] if origin.path else []
     try:
-        return [sha256_of(path) for path in files] if all(path.is_file() for path in files) else []
+        found = [sha256_of(path) for path in files] if all(path.is_file() for path in files) else []
     except OSError:
         return []
+    if settings.calibration is None or not found:
+        return found
+    images = settings.calibration.digest()
+    return [*found, images] if images else []
 
 
 def _labels(labels: list[str], num_classes: int) -> list[str]:

@@ -38,7 +38,6 @@ class Origin:
     name: str
     arch: str | None = None  # None: a file alone, whose tensors tell
     path: Path | None = None  # the weights file; None: there are no weights, or none were asked for
-    graph: Path | None = None  # in place of weights, a network in OpenVINO's own form
     sha256: str | None = None  # what the file's SHA-256 begins with, where that is known
     preprocess: Preprocess | None = None
     labels: list[str] = field(default_factory=list)
@@ -47,6 +46,7 @@ class Origin:
     global_pool: str = "avg"
     settings: dict[str, Any] = field(default_factory=dict)  # fields of SEResNetConfig
     tag: str = ""
+    graph: Path | None = None  # in place of weights, a network in OpenVINO's own form
 
 
 def locate(name: str, pretrained: bool = True, offline: bool | None = None) -> Origin:

@@ -8,6 +8,7 @@ import pytest
 
 import seresnet
 from seresnet.cli import EXTRAS, doctor
+from seresnet.runtime.cache import Cache
 from seresnet.weights import load as _  # noqa: F401 (all that it needs is there to be patched)
 from seresnet.weights.index import Entry
 from tests.cli.terminal import here
@@ -37,7 +38,7 @@ def test_all_is_well_here():
     text = done.stdout.decode()
     assert done.returncode == 0, text
     assert "✗" not in text and text.endswith("all is well\n")
-    assert all(name in text for name in (*doctor.CORE, seresnet.__version__, "cpu features", "cache"))
+    assert all(name in text for name in (*doctor.CORE, seresnet.__version__, "cpu features", "openvino CPU", "converted models"))
 
 
 def test_a_missing_package_is_a_fault_and_a_missing_extra_is_none(monkeypatch):
@@ -73,3 +74,22 @@ def test_damaged_bundled_weights_are_found(shipped):
     assert (name, good) == ("seresnet20.test", False)
     assert reason.endswith("(reinstall seresnet)")
     assert here("doctor").returncode == 1
+
+
+def test_the_cache_is_shown_and_emptied(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERESNET_CACHE", str(tmp_path))
+    assert doctor.converted() == ("converted models", f"{tmp_path / 'models'} (0, 0.0 MiB of 2.0 GiB)", True)
+    Cache().store("k", lambda folder: (folder / "x").write_bytes(bytes(2**20)), {})
+    assert doctor.converted()[1] == f"{tmp_path / 'models'} (1, 1.0 MiB of 2.0 GiB)"
+    done = here("doctor", "--clear-cache")
+    assert (done.returncode, done.stdout.decode()) == (0, f"1 converted models thrown away: {tmp_path / 'models'}\n")
+    assert Cache().entries() == [] and doctor.converted()[1].endswith("(0, 0.0 MiB of 2.0 GiB)")
+
+
+def test_a_cache_that_cannot_be_written_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERESNET_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    assert doctor.converted()[1:] == (
+        f"{tmp_path / 'models'} (cannot be written to: set SERESNET_CACHE to another place)",
+        False,
+    )
