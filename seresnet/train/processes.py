@@ -96,62 +96,67 @@ def _is_exchange(text: str) -> bool:
     return any(word in text for word in ("gloo", "NCCL", "Connection reset", "Connection closed"))
 
 
-class SignsOfLife(threading.Thread):
-    """Count up in a store of the first process, and watch the counts: it those of all others, they its own."""
+class SignsOfLife:
+    """Count up in a store of the first process, and watch the counts: it those of all others, they its own.
+
+    One thread speaks to the store and may be left waiting for it; another one watches the time.
+    """
 
     key = "alive/{}".format
 
     def __init__(self, accelerator: Accelerator) -> None:
-        super().__init__(name="signs of life", daemon=True)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.done = threading.Event()
         host, first = os.environ.get("MASTER_ADDR", "127.0.0.1"), self.rank == 0
-        wait = timedelta(seconds=SILENCE)
-        server = dist.TCPStore(host, 0, None, True, wait, wait_for_workers=False) if first else None  # type: ignore[attr-defined]
+        server = dist.TCPStore(host, 0, None, True, wait_for_workers=False) if first else None  # type: ignore[attr-defined]
         port = [server.port if server else 0]
         dist.broadcast_object_list(port, src=0)
-        self.store = server or dist.TCPStore(host, port[0], None, False, wait, wait_for_workers=False)  # type: ignore[attr-defined]
+        self.store = server or dist.TCPStore(host, port[0], None, False, wait_for_workers=False)  # type: ignore[attr-defined]
         self.store.set(self.key(self.rank), "0")
         dist.barrier()
-        self.seen = {rank: (b"", time.monotonic()) for rank in (range(1, self.world) if first else (0,))}
+        others = range(1, self.world) if first else (0,)
+        self.seen: dict[int, tuple[bytes, float]] = dict.fromkeys(others, (b"", time.monotonic()))
 
-    def run(self) -> None:
-        """Give a sign of life and look at the others', until `stop`."""
+    def start(self) -> None:
+        """Begin to give signs of life, and to expect them."""
+        for target in (self.speak, self.watch):
+            threading.Thread(target=target, name="signs of life", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no longer. The others have the usual time to end as well."""
+        self.done.set()
+
+    def speak(self) -> None:
+        """Count up, and read the others' counts, until `stop` or until the store is gone."""
         count = 0
         while not self.done.wait(BEAT):
             count += 1
             try:
                 self.store.set(self.key(self.rank), str(count))
-                silent = self.silent()
-            except (dist.DistError, RuntimeError):  # the store went with the first process, or does not answer
-                silent = 0
-            if silent is not None and not self.done.wait(2 * BEAT):  # unless this one is on its way out as well
-                self.leave(silent)
+                values = self.store.multi_get([self.key(rank) for rank in self.seen])
+                lost = int(self.store.get("lost")) if self.rank and self.store.check(["lost"]) else None
+            except (dist.DistError, RuntimeError):  # it went with the first process
+                values, lost = [], 0
+            now = time.monotonic()
+            for rank, value in zip(list(self.seen), values, strict=False):
+                if value != self.seen[rank][0]:
+                    self.seen[rank] = (value, now)
+            if lost is not None:
+                self.leave(lost)
 
-    def silent(self) -> int | None:
-        """Return a process that has given no sign of life for too long."""
-        if self.rank and self.store.check(["lost"]):
-            return int(self.store.get("lost"))
-        ranks = list(self.seen)
-        now = time.monotonic()
-        for rank, value in zip(ranks, self.store.multi_get([self.key(rank) for rank in ranks]), strict=True):
-            last, since = self.seen[rank]
-            if value != last:
-                self.seen[rank] = (value, now)
-            elif now - since > SILENCE:
-                return rank
-        return None
+    def watch(self) -> None:
+        """Leave when another process has been silent for too long."""
+        while not self.done.wait(BEAT):
+            for rank, (_, since) in list(self.seen.items()):
+                if time.monotonic() - since > SILENCE:
+                    self.leave(rank)
 
     def leave(self, silent: int) -> None:
         """End this process from here: its main thread may wait for an exchange that never comes."""
         if self.rank == 0:
-            self.store.set("lost", str(silent))
-            time.sleep(2 * BEAT)  # for the others to read it, who end with the store otherwise
-        print(
-            f"seresnet: error: process {silent} of the run gives no sign of life; {GO_ON}", file=sys.stderr, flush=True
-        )
+            self.store.set("lost", str(silent))  # for the others, who do not watch each other
+        if self.done.wait(2 * BEAT):  # time for them to read it, and for this one to end in its own way
+            return
+        reason = f"process {silent} of the run gives no sign of life; {GO_ON}"
+        print(f"seresnet: error: {reason}", file=sys.stderr, flush=True)
         os._exit(2)
-
-    def stop(self) -> None:
-        """Watch no longer. The others have the usual time to end as well."""
-        self.done.set()
