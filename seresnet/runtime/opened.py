@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seresnet import __version__
@@ -14,7 +16,7 @@ from seresnet.machine import described_processor, processor
 from seresnet.preprocess import Preprocess
 from seresnet.runtime.cache import Cache, key_of, sha256_of
 from seresnet.runtime.calibration import Calibration
-from seresnet.runtime.engine import ENGINES, Engine, choose_engine, engine_class, open_engine
+from seresnet.runtime.engine import ENGINES, Engine, choose_engine, open_engine
 from seresnet.weights.locate import Origin, locate
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
     """Open what a name stands for, see `seresnet.load`. With a warm cache, this needs no torch."""
     origin = locate(name, offline=offline)
     with ThreadPoolExecutor(1, thread_name_prefix="seresnet-hash") as pool:
-        digests = None if settings.engine == "torch" else pool.submit(_digests, origin, settings)
+        digests = None if settings.engine == "torch" or origin.graph else pool.submit(_digests, origin, settings)
         chosen = _chosen(settings, origin)  # meanwhile OpenVINO is imported
     files = digests.result() if digests and num_classes in (None, origin.num_classes) else []
     if ENGINES[chosen].file is None or not files:
@@ -134,14 +136,23 @@ def _from_cache(cache: Cache, key: str, engine: str, settings: Settings) -> Open
 
 
 def _identity(engine: str, settings: Settings) -> dict[str, Any]:
-    """Return what an engine's own form of a network depends on, besides the network."""
+    """Return what an engine's own form of a network depends on, besides the network.
+
+    The form in float32 serves every precision and processor; that in int8 was made for one kind of processor.
+    """
+    quantized = settings.precision == "int8"
     return {
-        "seresnet": __version__,
+        "seresnet": [__version__, _source()],
         "engine": [engine, version(ENGINES[engine].package)],
-        "cpu": [described_processor(), *sorted(processor()[1])],
-        "device": settings.device or "auto",
-        "precision": engine_class(engine).resolve(settings.precision),
+        "form": ["int8", described_processor(), *sorted(processor()[1])] if quantized else ["float32"],
     }
+
+
+def _source() -> str:
+    """Return a hash of the code that makes an engine's form: in a working copy it changes within a version."""
+    package = Path(__file__).parents[1]
+    files = sorted(file for part in ("models", "runtime", "weights") for file in (package / part).glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _facts(origin: Origin) -> dict[str, Any]:
@@ -151,16 +162,14 @@ def _facts(origin: Origin) -> dict[str, Any]:
 
 
 def _digests(origin: Origin, settings: Settings) -> list[str]:
-    """Return the SHA-256 of all that an engine's form of a network comes from, or none where one cannot be read."""
-    files = [origin.graph, origin.graph.with_suffix(".bin")] if origin.graph else [origin.path] if origin.path else []
+    """Return the SHA-256 of the weights, and of the images to calibrate with; nothing where one cannot be read."""
+    if origin.path is None or not origin.path.is_file():
+        return []
+    images = settings.calibration.digest() if settings.calibration else ""
     try:
-        found = [sha256_of(path) for path in files] if all(path.is_file() for path in files) else []
+        return [sha256_of(origin.path), images] if images is not None else []
     except OSError:
         return []
-    if settings.calibration is None or not found:
-        return found
-    images = settings.calibration.digest()
-    return [*found, images] if images else []
 
 
 def _labels(labels: list[str], num_classes: int) -> list[str]:
