@@ -37,6 +37,25 @@ def test_trains_into_a_new_folder_whose_models_predict(colors, tmp_path):
     assert {"red", "green", "blue"} & set(done.stdout.splitlines()[1].split(","))
 
 
+def test_a_recipe_from_a_file_and_the_same_run_again(colors, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from seresnet.recipes import recipe\n"
+        "def tiny():\n"
+        "    return recipe('debug').updated({'size': 16, 'global_batch_size': 16, 'lr_reference_batch': 16})\n"
+    )
+    done = seresnet("train", colors, "--recipe", "mine.py:tiny", "--batch-size", 8, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "mine-tiny"
+    assert "learning rate 0.025" in done.stderr  # 0.05 for a batch of 16
+    done = seresnet("train", "--config", run / "config.json", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = [(path / "last" / "model.safetensors").read_bytes() for path in (run, run.with_name("mine-tiny-2"))]
+    assert weights[0] == weights[1]
+    fixed = ["--config", run / "config.json", "--device", "cpu", "--lr", "0.3", "--epochs", "1"]
+    done = seresnet("train", colors, *fixed, cwd=tmp_path)
+    assert "learning rate 0.3" in done.stderr  # as it is, whatever the batch
+
+
 def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
     run = tmp_path / "run"
     arguments = ["train", colors, *SMALL, "--out", run]
@@ -67,6 +86,10 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
         (["DATA", "--resume"], "--resume needs --out"),
         (["DATA", "--resume", "--exist-ok", "--out", "x"], "give one of them"),
         (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is no model"),
+        ([], "which images? give DATA"),
+        (["DATA", "--recipe", "mine.py:f"], "mine.py: no such file; give --recipe FILE.py:function"),
+        (["DATA", "--config", "run/config.json"], "run/config.json: cannot be read"),
+        (["DATA", "--config", "x", "--recipe", "debug"], "--recipe and --config both bring all settings"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(colors, tmp_path, monkeypatch, arguments, message):
