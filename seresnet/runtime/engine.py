@@ -69,7 +69,7 @@ class Row:
 
 
 ENGINES = {
-    "openvino": Row("seresnet.runtime.openvino_engine:OpenVINOEngine", "openvino", "compiled.blob"),
+    "openvino": Row("seresnet.runtime.openvino_engine:OpenVINOEngine", "openvino", "model.xml"),
     "onnxruntime": Row("seresnet.runtime.onnx_engine:OnnxEngine", "onnxruntime", "model.onnx"),
     "torch": Row("seresnet.runtime.torch_engine:TorchEngine", "torch"),
 }

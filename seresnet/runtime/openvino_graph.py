@@ -92,7 +92,8 @@ def openvino_graph(form: InferenceForm, build: OpenVINOBuilder | None = None) ->
     ``layer1.0.last`` with ``layer1.0.last.weight``, ``layer1.0.last.bias`` behind it (adding ``.shift``),
     ``layer1.0.gate.squeeze``, ``.gate.fc1``, ``.gate.relu``, ``.gate.fc2``, ``.gate.sigmoid``, ``layer1.0.scale``
     (times the gate), ``layer1.0.add`` (plus the shortcut) and ``layer1.0.relu``. Without classes, the logits are the
-    features. ``build`` may spell the operations in another way. Raises ConfigError for a network that does not pool.
+    features. The form's ``preprocess.input_size`` is noted as ``seresnet``/``input_size`` in the model's run-time
+    information. ``build`` may spell the operations in another way. Raises ConfigError for a network that does not pool.
     """
     extent = ov.Dimension(smallest_image(form), -1)
     images = ops.parameter(ov.PartialShape([ov.Dimension(), form.in_chans, extent, extent]), np.float32, name="images")
@@ -102,4 +103,7 @@ def openvino_graph(form: InferenceForm, build: OpenVINOBuilder | None = None) ->
     features.output(0).set_names({"features"})
     logits.output(0).add_names({"logits"})
     results = [ops.result(logits, name="logits/sink"), ops.result(features, name="features/sink")]
-    return ov.Model(results, [images], "seresnet")
+    model = ov.Model(results, [images], "seresnet")
+    if form.preprocess is not None:
+        model.set_rt_info(",".join(map(str, form.preprocess.input_size)), ["seresnet", "input_size"])
+    return model

@@ -1,0 +1,313 @@
+"""The engine for CPUs: the network's inference form as an OpenVINO graph. Imports no torch for a graph from a file."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seresnet.errors import ConfigError
+from seresnet.machine import processor
+from seresnet.runtime.engine import ENGINES, import_openvino
+
+if TYPE_CHECKING:
+    import openvino
+    from torch import Tensor
+
+    from seresnet.models.resnet import SEResNet
+
+ov: Any = import_openvino()
+
+Batch = NDArray[np.float32]
+
+# Our names of number formats -> OpenVINO's name of the capability, and of the format.
+FORMATS = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16"), "float16": ("FP16", "f16")}
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"}  # /proc/cpuinfo's, x86 and ARM
+
+PIXELS_AT_ONCE = 2**14  # per request: smaller images go several at once, which saves up to two thirds of their time
+KERNELS_KEPT = 1024  # of layers by their sizes, about five sizes of image; OpenVINO's 5000 grow to half a gigabyte
+
+
+class OpenVINOEngine:
+    """Run a network with OpenVINO on the CPU.
+
+    ``model`` is a network, which is brought into its inference form, an ``openvino.Model`` with `openvino_graph`'s
+    input and outputs, or the path of one (``.xml``). ``precision`` is "float32" (torch's numbers, but for rounding),
+    "bfloat16", on some ARM processors "float16", each where the processor computes in it by itself; "int8" for a graph
+    that was quantized, and only for such; "auto" is what the graph has or the fastest of the others. ``threads`` is
+    the number of cores to use (None: all that this process may use).
+
+    A single image is spread over the cores; of many, each core takes its own, and the next ones wait at hand. Images
+    of the size that the weights were made for run on a graph of that size; all others, whatever their sizes, on one
+    graph for any size, 2 to 5 % slower (40 % with small images), so that no size ever costs a compilation or memory.
+    Raises ConfigError for a device, a precision or a graph that cannot be used.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        model: SEResNet | openvino.Model | str | PathLike[str],
+        device: str | None = None,
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if device not in (None, "auto", "cpu"):
+            raise ConfigError(f"engine openvino runs on the cpu, not on {device!r}: use engine torch for a GPU")
+        self.device = "cpu"
+        self._core = ov.Core()
+        self._model = graph_of(model, self._core)
+        self.precision = precision_of(self._model, precision, self._core)
+        self.threads = usable_cores() if threads is None else threads
+        self.preferred_batch = max(32, 4 * self.threads)
+        shape = self._model.input("images").partial_shape
+        self._channels = shape[1].get_length()
+        self._least = shape[2].get_min_length()
+        self._size = declared_size(self._model)
+        self._runners: dict[tuple[bool, tuple[int, ...] | None], Runner] = {}
+
+    @classmethod
+    def resolve(cls, precision: str) -> str:
+        """Return what a precision stands for on this processor: "auto" is the fastest that needs no calibration."""
+        return fastest_precision(ov.Core()) if precision == "auto" else precision
+
+    def logits(self, x: Batch | Tensor) -> Batch:
+        """Return logits: float32 (N, C, H, W) -> float32 (N, num_classes)."""
+        return self._run("logits", x)
+
+    def embed(self, x: Batch | Tensor) -> Batch:
+        """Return pooled features: float32 (N, C, H, W) -> float32 (N, num_features)."""
+        return self._run("features", x)
+
+    def map(self, batches: Iterable[Batch | Tensor]) -> Iterator[Batch]:
+        """Yield the logits of each batch, in order, while the network runs on the next ones.
+
+        A batch is taken from ``batches`` before the one before it is answered, unless that was the last.
+        """
+        source = iter(batches)
+        first = list(islice(source, 2))
+        if len(first) < 2:
+            yield from map(self.logits, first)
+        else:
+            yield from self._stream("logits", chain(first, source), many=True)
+
+    def save(self, directory: Path) -> None:
+        """Write the graph into a directory, as the files that the table of engines names."""
+        ov.save_model(self._model, str(directory / str(ENGINES[self.name].file)), compress_to_fp16=False)
+
+    def describe(self) -> str:
+        """Return engine, device and precision in a few words."""
+        version = ov.__version__.partition("-")[0]
+        return f"openvino {version}, cpu ({self.threads} thread{'s' if self.threads > 1 else ''}), {self.precision}"
+
+    def _run(self, output: str, x: Batch | Tensor) -> Batch:
+        return next(self._stream(output, [x], many=False))
+
+    def _stream(self, output: str, batches: Iterable[Batch | Tensor], many: bool) -> Iterator[Batch]:
+        """Yield an output of each batch. ``many``: keep all cores busy across batches, not each within its own."""
+        flying = Flying(output)
+        answers: deque[tuple[Batch, int]] = deque()  # each with the number of requests by which it is complete
+        width = self._model.output(output).partial_shape[1].get_length()
+        try:
+            for batch in batches:
+                x = self._checked(batch)
+                answer, rows = np.empty((len(x), width), np.float32), parts(x)
+                answers.append((answer, flying.sent + len(rows)))
+                for part in rows:
+                    runner = self._runner(x[part].shape, many or self._fills_the_cores(len(rows)))
+                    flying.send(runner, x[part], answer[part])
+                    while answers[0][1] <= flying.landed:
+                        yield answers.popleft()[0]
+            while flying.landed < flying.sent:
+                flying.land()
+        finally:
+            flying.abandon()
+        yield from (answer for answer, _ in answers)
+
+    def _fills_the_cores(self, requests: int) -> bool:
+        """Tell whether so many requests at once keep all cores busy better than one after the other would."""
+        return requests >= max(2, self.threads // 4)  # OpenVINO takes up to four cores for each
+
+    def _runner(self, shape: tuple[int, ...], many: bool) -> Runner:
+        """Return the graph for parts of a shape, compiled when it is first asked for; there are four at most."""
+        many = many and self.threads > 1
+        usual = images_at_once(shape) if many else 1
+        key = (many, shape if shape[2:] == self._size and shape[0] == usual else None)
+        if key not in self._runners:
+            self._runners[key] = Runner(self._compiled(*key))
+        return self._runners[key]
+
+    def _compiled(self, many: bool, shape: tuple[int, ...] | None) -> Any:
+        model = self._model
+        if shape is not None:
+            model = model.clone()
+            model.reshape(list(shape))
+        number_format = "float32" if self.precision == "int8" else self.precision
+        return self._core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": FORMATS[number_format][1],
+                "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
+                "INFERENCE_NUM_THREADS": self.threads,
+                "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
+            },
+        )
+
+    def _checked(self, x: Batch | Tensor) -> Batch:
+        """Return a batch as OpenVINO takes it."""
+        batch = x if isinstance(x, np.ndarray) else x.detach().cpu().float().numpy()
+        if batch.ndim != 4 or batch.shape[1] != self._channels:
+            raise ConfigError(f"a batch must be (N, {self._channels}, H, W), not {tuple(batch.shape)}")
+        if min(batch.shape[2:]) < self._least:
+            size = f"{batch.shape[2]} x {batch.shape[3]}"
+            raise ConfigError(f"images of {size} pixels are too small for this network: use {self._least} or more")
+        return np.ascontiguousarray(batch, np.float32)
+
+
+class Runner:
+    """A compiled graph, and the requests to it that are free. Safe under several threads."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.streams = int(compiled.get_property("NUM_STREAMS"))
+        self.free: list[Any] = []
+
+    def request(self) -> Any:
+        """Return a request that nobody uses."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            return self.compiled.create_infer_request()
+
+
+class Flight(NamedTuple):
+    """A request that was sent: whose it is, what it reads, and where its answer goes."""
+
+    runner: Runner
+    request: Any
+    part: Batch
+    answer: Batch
+
+
+class Flying:
+    """Requests in the order in which they were sent: two for each stream, of which one waits at hand."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.flights: deque[Flight] = deque()
+        self.sent = self.landed = 0
+
+    def send(self, runner: Runner, part: Batch, answer: Batch) -> None:
+        """Start a request, when there is room."""
+        while len(self.flights) >= 2 * runner.streams:
+            self.land()
+        request = runner.request()
+        request.start_async([part], share_inputs=True)
+        self.flights.append(Flight(runner, request, part, answer))
+        self.sent += 1
+
+    def land(self) -> None:
+        """Wait for the request that was sent first, and put its answer in place."""
+        flight = self.flights.popleft()
+        try:
+            flight.request.wait()
+            found = flight.request.get_tensor(self.output).data
+            if found.shape != flight.answer.shape:
+                raise RuntimeError("nothing is left of them")
+        except RuntimeError as error:
+            size = " x ".join(map(str, flight.part.shape[2:]))
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigError(f"this network cannot take images of {size} pixels: {reason}") from None
+        flight.answer[:] = found
+        flight.runner.free.append(flight.request)
+        self.landed += 1
+
+    def abandon(self) -> None:
+        """Wait for what still reads memory of its caller."""
+        for flight in self.flights:
+            try:
+                flight.request.wait()
+            except RuntimeError:
+                continue  # of an answer that nobody waits for
+
+
+def images_at_once(shape: tuple[int, ...]) -> int:
+    """Return how many images of a batch (N, C, H, W) go into one request."""
+    return max(1, PIXELS_AT_ONCE // (shape[2] * shape[3]))
+
+
+def parts(x: Batch) -> list[slice]:
+    """Return the rows of each request that a batch is cut into."""
+    step = images_at_once(x.shape)
+    return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]
+
+
+def graph_of(model: Any, core: Any) -> Any:
+    """Return the OpenVINO model of a network, of a path, or as it is; checked for its input and outputs."""
+    if isinstance(model, str | PathLike):
+        path = os.fspath(model)
+        try:
+            model = core.read_model(path)
+        except RuntimeError as error:
+            raise ConfigError(f"{path}: not an OpenVINO model ({str(error).strip().splitlines()[-1]})") from None
+    elif not isinstance(model, ov.Model):
+        from seresnet.models.gate_first import InferenceForm, gate_first
+        from seresnet.runtime.openvino_graph import openvino_graph
+
+        model = openvino_graph(model if isinstance(model, InferenceForm) else gate_first(model))
+    names = {name for port in (*model.inputs, *model.outputs) for name in port.names}
+    if not {"images", "logits", "features"} <= names:
+        raise ConfigError("this OpenVINO model was not made by seresnet: it lacks images, logits or features")
+    return model
+
+
+def declared_size(model: Any) -> tuple[int, int] | None:
+    """Return height and width of the images that the weights were made for, where the graph tells."""
+    if not model.has_rt_info(["seresnet", "input_size"]):
+        return None
+    _, height, width = (int(v) for v in str(model.get_rt_info(["seresnet", "input_size"]).value).split(","))
+    return height, width
+
+
+def precision_of(model: Any, precision: str, core: Any) -> str:
+    """Return the precision that a graph will run in."""
+    quantized = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+    if quantized and precision not in ("auto", "int8"):
+        raise ConfigError(f"this model was quantized to int8: use precision int8 or auto, not {precision}")
+    if quantized:
+        return "int8"
+    if precision == "int8":
+        raise ConfigError("precision int8 needs a quantized model: make one with seresnet quantize")
+    if precision == "auto":
+        return fastest_precision(core)
+    if precision not in FORMATS:
+        raise ConfigError(f"precision {precision!r} is unknown: use auto, {', '.join(FORMATS)}")
+    if precision != "float32" and not has_natively(precision, core):
+        raise ConfigError(f"this processor does not compute in {precision} by itself: use float32")
+    return precision
+
+
+def fastest_precision(core: Any) -> str:
+    """Return the fastest precision that needs no calibration."""
+    return "bfloat16" if has_natively("bfloat16", core) else "float32"
+
+
+def has_natively(precision: str, core: Any) -> bool:
+    """Tell whether the processor computes in a number format, and OpenVINO makes use of it."""
+    if FORMATS[precision][0] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    flags = processor()[1]  # OpenVINO may name bfloat16 where it only converts to it and back
+    return precision != "bfloat16" or not flags or bool(flags & BFLOAT16_FLAGS)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
