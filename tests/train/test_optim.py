@@ -12,6 +12,7 @@ from seresnet.train.config import TrainConfig
 from seresnet.train.ema import ModelEma
 from seresnet.train.lamb import Lamb
 from seresnet.train.optim import learning_rate, optimizer_for, parameter_groups, set_learning_rate
+from tests.timm_import import timm  # noqa: F401
 
 
 def test_weight_decay_spares_norms_and_biases():
@@ -68,7 +69,6 @@ def test_without_layer_decay_there_are_no_more_groups():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.02])
 def test_lamb_takes_timms_steps(weight_decay):
-    import tests.timm_import  # noqa: F401 - makes timm importable
     from timm.optim import Lamb as Published
 
     generator = torch.Generator().manual_seed(0)
