@@ -12,6 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice, product
 from pathlib import Path
@@ -121,12 +122,9 @@ def scan(path: Path) -> Shard:
     """Find the images and labels of a shard by one pass over its headers. Raises DataError."""
     images: dict[str, TarImage] = {}
     labels: dict[str, Any] = {}
-    try:
-        with _opened(path) as tar:
-            for member in tar:
-                _take(path, tar, member, images, labels)
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: the shard is damaged or cut off ({error})") from None
+    with _opened(path) as tar:
+        for member in tar:
+            _take(path, tar, member, images, labels)
     _check_end(path)
     for key in sorted(labels.keys() ^ images.keys()):
         lacks = "image" if key in labels else "label: neither a .cls nor a .json with label or labels"
@@ -237,13 +235,15 @@ def _expand_braces(pattern: str) -> Iterator[str]:
         yield "".join(a + b for a, b in zip(pieces[::2], (*chosen, ""), strict=True))
 
 
-def _opened(path: Path) -> tarfile.TarFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
-        return tarfile.open(path, "r:")
+        with tarfile.open(path, "r:") as tar:
+            yield tar
     except tarfile.TarError as error:
         with path.open("rb") as file:
             packed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-        reason = "a compressed shard has no random access; decompress it" if packed else f"no tar file ({error})"
+        reason = "a compressed shard has no random access; decompress it" if packed else f"damaged or cut off ({error})"
         raise DataError(f"{path}: {reason}") from None
 
 
