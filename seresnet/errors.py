@@ -21,3 +21,7 @@ class DataError(SeresnetError):
 
 class ConfigError(SeresnetError):
     """A setting that is unknown, or out of its range."""
+
+
+class DiskFullError(SeresnetError, OSError):
+    """No space left where something is written."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from seresnet.data.loader import Batch, Loader
 from seresnet.data.parallel import batched
 from seresnet.errors import SeresnetError
 from seresnet.models.resnet import SEResNet
-from seresnet.train.checkpoint import check_same_run, save_state
+from seresnet.train.checkpoint import save_state
 from seresnet.train.config import TrainConfig
 from seresnet.train.ema import ModelEma
 from seresnet.train.figures import SCORES, Figures
@@ -326,9 +325,7 @@ class Training:
         save_state(state, self.record.out / "last" / "state.pt")
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a run where its checkpoint was written."""
-        path = self.record.out / "last" / "state.pt" if self.record else Path("state.pt")
-        check_same_run(state["identity"], self.identity, path)
+        """Take up a run, which `check_same_run` knows for this one, where its checkpoint was written."""
         before, now = state["config"], self.config.to_dict()
         changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
         self.at = Position(**state["position"])

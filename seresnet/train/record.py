@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seresnet.errors import SeresnetError
-from seresnet.files import atomic_file, write_text
+from seresnet.files import atomic_file, remove_leftovers, write_text
 
 COLUMNS = (
     "epoch",
@@ -29,6 +29,13 @@ COLUMNS = (
 log = logging.getLogger("seresnet")
 
 
+class LogFile(logging.FileHandler):
+    """A log whose failure, on a full disk, is the run's: logging would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: D102
+        raise
+
+
 class RunRecord:
     """The files of one run directory. An existing run is only continued, or overwritten where ``exist_ok``."""
 
@@ -40,9 +47,11 @@ class RunRecord:
         out.mkdir(parents=True, exist_ok=True)
         self.out = out
         self.rows: list[dict[str, float]] = []
+        for folder in (out, out / "last", out / "best"):
+            remove_leftovers(folder)
         if not resume:
             (out / "last" / "state.pt").unlink(missing_ok=True)
-        self._handler = logging.FileHandler(out / "log.txt", mode="a" if resume else "w", encoding="utf-8")
+        self._handler = LogFile(out / "log.txt", mode="a" if resume else "w", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
@@ -78,9 +87,11 @@ class RunRecord:
 
     def close(self) -> None:
         """Close the log and the events."""
-        self._events.close()
         log.removeHandler(self._handler)
-        self._handler.close()
+        try:
+            self._events.close()
+        finally:
+            self._handler.close()
 
 
 def _short(value: float) -> str:

@@ -20,9 +20,11 @@ from seresnet.data.augment import TrainCrop
 from seresnet.data.loader import Loader
 from seresnet.data.open import open_data
 from seresnet.data.samples import ImageSet, hold_out
+from seresnet.errors import DiskFullError
+from seresnet.files import disk_full
 from seresnet.models.resnet import SEResNet
 from seresnet.preprocess import Preprocess
-from seresnet.train.checkpoint import load_state
+from seresnet.train.checkpoint import check_same_run, load_state
 from seresnet.train.config import NO_SETTINGS, TrainConfig
 from seresnet.train.loop import Training
 from seresnet.train.losses import balanced_weights
@@ -72,8 +74,15 @@ def train(
     """
     torch.manual_seed(config.seed)
     accelerator = accelerator_for(config, device)
-    with watched(accelerator):
-        result = run(config, data, Path(out), accelerator, resume=resume, exist_ok=exist_ok, offline=offline)
+    try:
+        with watched(accelerator):
+            result = run(config, data, Path(out), accelerator, resume=resume, exist_ok=exist_ok, offline=offline)
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        whole = (Path(out) / "last" / "state.pt").exists()
+        then = "go on with --resume: the last checkpoint is whole" if whole else "start again with --exist-ok"
+        raise DiskFullError(f"{out}: no space left on the disk; free some, then {then}") from error
     finish(accelerator)
     return result
 
@@ -98,18 +107,20 @@ def run(
     images, multi_label = len(train_set.samples), train_set.multi_label
     config = settle(config, model, images, multi_label, accelerator, state["config"] if state else None)
     weights = balanced_weights(train_set.counts(), images, multi_label) if config.class_weights else None
+    train_data = loader(config, train_set, train_crop(config, model.preprocess), accelerator)
+    val_data = loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
+    identity = {
+        "model": config.model,
+        "classes": list(train_set.classes),
+        "data": train_set.fingerprint(),
+        "input_size": list(model.preprocess.input_size),
+        "train_size": train_data.crop.preprocess.input_size[1],
+        "global_batch_size": config.global_batch_size,
+    }
+    if state:  # before anything of the run is touched
+        check_same_run(state["identity"], identity, out / "last" / "state.pt")
     record = first_only(accelerator, lambda: RunRecord(out, resume=resume, exist_ok=exist_ok))
     try:
-        train_data = loader(config, train_set, train_crop(config, model.preprocess), accelerator)
-        val_data = loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
-        identity = {
-            "model": config.model,
-            "classes": list(train_set.classes),
-            "data": train_set.fingerprint(),
-            "input_size": list(model.preprocess.input_size),
-            "train_size": train_data.crop.preprocess.input_size[1],
-            "global_batch_size": config.global_batch_size,
-        }
         training = Training(
             config,
             model,
@@ -191,6 +202,7 @@ def loader(config: TrainConfig, folder: ImageSet, crop: TrainCrop, accelerator: 
         rank=accelerator.process_index,
         world=world,
         num_classes=len(folder.classes) if folder.multi_label else None,
+        repeats=config.repeats,
     )
 
 
