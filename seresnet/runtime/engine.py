@@ -58,9 +58,9 @@ class Engine(Protocol):
 class Row:
     """An engine, imported when it is asked for.
 
-    Its class is called with ``(model, device, precision)``, and ``Class.resolve(precision)`` gives what "auto" stands
-    for here. Where ``file`` is set, ``engine.save(directory)`` writes the engine's own form of the network there under
-    that name, and ``model`` may be the path of such a file: it opens without torch, and fastest.
+    Its class is called with ``(model, device, precision)``. Where ``file`` is set, ``engine.save(directory)`` writes the
+    engine's own form of the network there under that name, for any precision, and ``model`` may be the path of such a
+    file, which opens without torch.
     """
 
     target: str  # module:class

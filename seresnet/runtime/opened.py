@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
     with ThreadPoolExecutor(1, thread_name_prefix="seresnet-hash") as pool:
         digests = None if settings.engine == "torch" or origin.graph else pool.submit(_digests, origin, settings)
         chosen = _chosen(settings, origin)  # meanwhile OpenVINO is imported
+    settings = replace(settings, engine=chosen)
     files = digests.result() if digests and num_classes in (None, origin.num_classes) else []
     if ENGINES[chosen].file is None or not files:
         return _open_origin(origin, settings, num_classes)
