@@ -6,12 +6,13 @@ has to be copied between processes.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from seresnet.machine import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,5 +50,4 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def default_workers() -> int:
     """Return one decoding thread for each core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 32)
+    return min(usable_cores(), 32)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seresnet.errors import ConfigError
-from seresnet.machine import processor
+from seresnet.machine import processor, usable_cores
+from seresnet.runtime.batch import Batch, checked, failed
 from seresnet.runtime.engine import ENGINES, import_openvino
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
 
 ov: Any = import_openvino()
-
-Batch = NDArray[np.float32]
 
 # Our names of number formats -> OpenVINO's name of the capability, and of the format.
 FORMATS = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16"), "float16": ("FP16", "f16")}
@@ -117,7 +115,7 @@ class OpenVINOEngine:
         width = self._model.output(output).partial_shape[1].get_length()
         try:
             for batch in batches:
-                x = self._checked(batch)
+                x = checked(batch, self._channels, self._least)
                 answer, rows = np.empty((len(x), width), np.float32), parts(x)
                 answers.append((answer, flying.sent + len(rows)))
                 for part in rows:
@@ -148,7 +146,10 @@ class OpenVINOEngine:
         model = self._model
         if shape is not None:
             model = model.clone()
-            model.reshape(list(shape))
+            try:
+                model.reshape(list(shape))
+            except RuntimeError as error:
+                raise failed(shape) from error
         number_format = "float32" if self.precision == "int8" else self.precision
         return self._core.compile_model(
             model,
@@ -160,16 +161,6 @@ class OpenVINOEngine:
                 "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
             },
         )
-
-    def _checked(self, x: Batch | Tensor) -> Batch:
-        """Return a batch as OpenVINO takes it."""
-        batch = x if isinstance(x, np.ndarray) else x.detach().cpu().float().numpy()
-        if batch.ndim != 4 or batch.shape[1] != self._channels:
-            raise ConfigError(f"a batch must be (N, {self._channels}, H, W), not {tuple(batch.shape)}")
-        if min(batch.shape[2:]) < self._least:
-            size = f"{batch.shape[2]} x {batch.shape[3]}"
-            raise ConfigError(f"images of {size} pixels are too small for this network: use {self._least} or more")
-        return np.ascontiguousarray(batch, np.float32)
 
 
 class Runner:
@@ -221,11 +212,9 @@ class Flying:
             flight.request.wait()
             found = flight.request.get_tensor(self.output).data
             if found.shape != flight.answer.shape:
-                raise RuntimeError("nothing is left of them")
+                raise RuntimeError(f"{found.shape} in place of {flight.answer.shape}")
         except RuntimeError as error:
-            size = " x ".join(map(str, flight.part.shape[2:]))
-            reason = str(error).strip().splitlines()[-1]
-            raise ConfigError(f"this network cannot take images of {size} pixels: {reason}") from None
+            raise failed(flight.part.shape) from error
         flight.answer[:] = found
         flight.runner.free.append(flight.request)
         self.landed += 1
@@ -306,8 +295,3 @@ def has_natively(precision: str, core: Any) -> bool:
         return False
     flags = processor()[1]  # OpenVINO may name bfloat16 where it only converts to it and back
     return precision != "bfloat16" or not flags or bool(flags & BFLOAT16_FLAGS)
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
