@@ -20,6 +20,8 @@ FLOORS = (
     (
         "predict",
         "evaluate",
+        "quantize",
+        "quantize_images",
         "metrics",
         "report",
         "report_pictures",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -13,9 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from seresnet.errors import ConfigError
-from seresnet.machine import processor, usable_cores
+from seresnet.machine import usable_cores
 from seresnet.runtime.batch import Batch, checked, failed
 from seresnet.runtime.engine import ENGINES, import_openvino
+from seresnet.runtime.openvino_model import (
+    FORMATS,
+    declared_size,
+    fastest_precision,
+    graph_of,
+    precision_of,
+    warn_of_overflow,
+)
 
 if TYPE_CHECKING:
     import openvino
@@ -24,10 +31,6 @@ if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
 
 ov: Any = import_openvino()
-
-# Our names of number formats -> OpenVINO's name of the capability, and of the format.
-FORMATS = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16"), "float16": ("FP16", "f16")}
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"}  # /proc/cpuinfo's, x86 and ARM
 
 PIXELS_AT_ONCE = 2**14  # per request: smaller images go several at once, which saves up to two thirds of their time
 KERNELS_KEPT = 1024  # of layers by their sizes, about five sizes of image; OpenVINO's 5000 grow to half a gigabyte
@@ -63,6 +66,8 @@ class OpenVINOEngine:
         self._core = ov.Core()
         self._model = graph_of(model, self._core)
         self.precision = precision_of(self._model, precision, self._core)
+        if self.precision == "int8":
+            warn_of_overflow(self._model)
         self.threads = usable_cores() if threads is None else threads
         self.preferred_batch = max(32, 4 * self.threads)
         shape = self._model.input("images").partial_shape
@@ -150,7 +155,7 @@ class OpenVINOEngine:
                 model.reshape(list(shape))
             except RuntimeError as error:
                 raise failed(shape) from error
-        number_format = "float32" if self.precision == "int8" else self.precision
+        number_format = fastest_precision(self._core) if self.precision == "int8" else self.precision
         return self._core.compile_model(
             model,
             "CPU",
@@ -237,61 +242,3 @@ def parts(x: Batch) -> list[slice]:
     """Return the rows of each request that a batch is cut into."""
     step = images_at_once(x.shape)
     return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]
-
-
-def graph_of(model: Any, core: Any) -> Any:
-    """Return the OpenVINO model of a network, of a path, or as it is; checked for its input and outputs."""
-    if isinstance(model, str | PathLike):
-        path = os.fspath(model)
-        try:
-            model = core.read_model(path)
-        except RuntimeError as error:
-            raise ConfigError(f"{path}: not an OpenVINO model ({str(error).strip().splitlines()[-1]})") from None
-    elif not isinstance(model, ov.Model):
-        from seresnet.models.gate_first import InferenceForm, gate_first
-        from seresnet.runtime.openvino_graph import openvino_graph
-
-        model = openvino_graph(model if isinstance(model, InferenceForm) else gate_first(model))
-    names = {name for port in (*model.inputs, *model.outputs) for name in port.names}
-    if not {"images", "logits", "features"} <= names:
-        raise ConfigError("this OpenVINO model was not made by seresnet: it lacks images, logits or features")
-    return model
-
-
-def declared_size(model: Any) -> tuple[int, int] | None:
-    """Return height and width of the images that the weights were made for, where the graph tells."""
-    if not model.has_rt_info(["seresnet", "input_size"]):
-        return None
-    _, height, width = (int(v) for v in str(model.get_rt_info(["seresnet", "input_size"]).value).split(","))
-    return height, width
-
-
-def precision_of(model: Any, precision: str, core: Any) -> str:
-    """Return the precision that a graph will run in."""
-    quantized = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
-    if quantized and precision not in ("auto", "int8"):
-        raise ConfigError(f"this model was quantized to int8: use precision int8 or auto, not {precision}")
-    if quantized:
-        return "int8"
-    if precision == "int8":
-        raise ConfigError("precision int8 needs a quantized model: make one with seresnet quantize")
-    if precision == "auto":
-        return fastest_precision(core)
-    if precision not in FORMATS:
-        raise ConfigError(f"precision {precision!r} is unknown: use auto, {', '.join(FORMATS)}")
-    if precision != "float32" and not has_natively(precision, core):
-        raise ConfigError(f"this processor does not compute in {precision} by itself: use float32")
-    return precision
-
-
-def fastest_precision(core: Any) -> str:
-    """Return the fastest precision that needs no calibration."""
-    return "bfloat16" if has_natively("bfloat16", core) else "float32"
-
-
-def has_natively(precision: str, core: Any) -> bool:
-    """Tell whether the processor computes in a number format, and OpenVINO makes use of it."""
-    if FORMATS[precision][0] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return False
-    flags = processor()[1]  # OpenVINO may name bfloat16 where it only converts to it and back
-    return precision != "bfloat16" or not flags or bool(flags & BFLOAT16_FLAGS)

@@ -9,27 +9,30 @@ quantized as it is: gates known before the last convolution, and no pixel comput
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from seresnet.machine import processor
+from seresnet.machine import overflows_bytes
 from seresnet.models.gate_first import InferenceForm, gate_first
+from seresnet.runtime.engine import import_openvino
 from seresnet.runtime.openvino_graph import OpenVINOBuilder, openvino_graph
 from seresnet.runtime.quantize_ranges import FEATURES, LEVELS, Array, Range, find_ranges, inputs_of_layers
+from seresnet.weights.locate import GRAPH_FILE
 
 if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
 
 log = logging.getLogger("seresnet")
 
-X86 = ("x86_64", "amd64", "i386", "i686", "x86")
-VNNI = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
+WEIGHT_BITS = ["seresnet", "weight_bits"]  # where a graph says so
+COMPILED_LAYERS = ("Convolution", "FullyConnected", "MatMul")  # OpenVINO's names for what multiplies, once compiled
 
 
 @dataclass(frozen=True)
@@ -40,32 +43,52 @@ class Quantized:
     weight_bits: int  # 8, or 7 for processors on which 8 can overflow
     images: int  # that the ranges were found on
 
+    def size(self) -> int:
+        """Return the bytes of its files, see `save`."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder))
+            return sum(file.stat().st_size for file in Path(folder).iterdir())
+
+    def save(self, directory: Path) -> None:
+        """Write it into a directory, as the files that `seresnet.load` looks for: ``openvino_model.xml``, ``.bin``."""
+        import_openvino().save_model(self.model, str(directory / GRAPH_FILE), compress_to_fp16=False)
+
 
 def quantize(model: SEResNet, calibration: Iterable[Array], weight_bits: int | None = None) -> Quantized:
     """Return a network in 8-bit integers, as an OpenVINO model with the inputs and outputs of `openvino_graph`.
 
     ``calibration`` are batches of preprocessed images, float32 (N, C, H, W), of the kind that the model will see;
-    300 images are plenty. ``weight_bits`` is 8, 7, or what is safe on this processor (None, see `safe_weight_bits`).
+    300 images are plenty. ``weight_bits`` is 8, or 7, with which no sum overflows on x86 processors without VNNI
+    (2 * 255 * 63 fits 16 bits); None takes what this processor needs.
     Raises DataError where there is no image, ConfigError where a value of the network is not finite.
     """
-    bits = safe_weight_bits() if weight_bits is None else weight_bits
+    bits = weight_bits or (7 if overflows_bytes() else 8)
+    if weight_bits is None and bits == 7:
+        log.warning("weights get 7 bits: sums of products of 8-bit numbers can overflow on this processor (no VNNI)")
     form = model if isinstance(model, InferenceForm) else gate_first(model)
     ranges, images = find_ranges(openvino_graph(form), calibration)
     return Quantized(quantized_graph(form, ranges, bits), bits, images)
 
 
-def safe_weight_bits() -> int:
-    """Return 8, or 7 where this processor adds pairs of products in 16 bits, which two of 255 * 127 overflow.
-
-    x86 processors without VNNI do; with 7 bits, 2 * 255 * 63 fits. Where the operating system does not tell what the
-    processor has, it is taken to be one of them.
-    """
-    return 8 if platform.machine().lower() not in X86 or not VNNI.isdisjoint(processor()[1]) else 7
+def number_formats(model: Any) -> dict[str, str]:
+    """Return what each layer with weights computes in on this machine ("u8", "f32", ...), as OpenVINO compiled it."""
+    layers = set(inputs_of_layers(model))
+    compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found: dict[str, str] = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in COMPILED_LAYERS:
+            names = facts["originalLayersNames"].astype(str).split(",")
+            names = {name.partition("/")[0].removesuffix(".bias") for name in names}  # "fc/DequantizationMultiply"
+            found |= dict.fromkeys(names & layers, facts["runtimePrecision"].astype(str))
+    return found
 
 
 def quantized_graph(form: InferenceForm, ranges: Mapping[str, Range], weight_bits: int) -> Any:
     """Return the form as an OpenVINO model whose values have the levels that ``ranges`` says."""
-    return openvino_graph(form, QuantizingBuilder(inputs_of_layers(openvino_graph(form)), ranges, weight_bits))
+    graph = openvino_graph(form, QuantizingBuilder(inputs_of_layers(openvino_graph(form)), ranges, weight_bits))
+    graph.set_rt_info(str(weight_bits), WEIGHT_BITS)
+    return graph
 
 
 class QuantizingBuilder(OpenVINOBuilder):

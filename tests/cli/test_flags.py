@@ -22,6 +22,7 @@ FLAGS = {
         " --resume --exist-ok --offline"
     ),
     "pack": "--out --size --shard-size --workers --exist-ok --offline",
+    "quantize": "--model --data --out --images --min-accuracy --workers --offline --exist-ok",
     "benchmark": ("--model --against --batch-size --rounds --engine --precision --device --out --offline --exist-ok"),
     "models": "--pretrained --format",
     "card": "",
