@@ -58,6 +58,7 @@ class Loader:
     rank: int = 0
     world: int = 1
     num_classes: int | None = None  # of multi-label images
+    repeats: int = 1  # of each image in a training batch, one after the other, each with a crop of its own
     unreadable: dict[Path | StoredImage, str] = field(default_factory=dict)
     _cache: list[Pixels | None] | None = None
 
@@ -82,16 +83,22 @@ class Loader:
         return len(self.samples) // (self.batch_size * self.world)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield the shuffled full batches of ``epoch``, without the first ``skip``."""
+        """Yield the shuffled full batches of ``epoch``, without the first ``skip``.
+
+        With ``repeats`` an epoch has as many batches, of as many fewer images (arXiv 1902.05509).
+        """
         start, end = (
             self.rank + skip * self.batch_size * self.world,
             self.batches_per_epoch() * self.batch_size * self.world,
         )
+        count, copies = len(self.samples), range(self.repeats)
         if isinstance(self.samples, Stream):
-            stream = enumerate(self.samples.shuffled(self.seed, epoch))
+            images = enumerate(self.samples.shuffled(self.seed, epoch))
+            stream = ((i + copy * count, sample) for i, sample in images for copy in copies)
             yield from self._batches(islice(stream, start, end, self.world), epoch)
             return
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))[start : end : self.world]
+        order = np.random.default_rng([self.seed, epoch]).permutation(count)
+        order = (order[:, None] + np.arange(self.repeats) * count).ravel()[start : end : self.world]
         yield from self._batches(self._each(map(int, order)), epoch)
 
     def in_order(self) -> Iterator[Batch]:
@@ -103,12 +110,14 @@ class Loader:
 
     def _each(self, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
         assert not isinstance(self.samples, Stream)
-        return ((i, self.samples[i]) for i in indices)
+        return ((i, self.samples[i % len(self.samples)]) for i in indices)
 
     def _batches(self, items: Iterable[tuple[int, Sample]], epoch: int) -> Iterator[Batch]:
         def read(item: tuple[int, Sample]) -> tuple[Sample, Pixels | None]:
             index, sample = item
-            return sample, self._cache[index] if self._cache is not None else self._read(index, sample[0], epoch)
+            if self._cache is not None:
+                return sample, self._cache[index % len(self.samples)]
+            return sample, self._read(index, sample[0], epoch)
 
         workers = 0 if self._cache is not None else self.workers
         for pairs in batched(ordered_map(read, items, workers, ahead=2 * self.batch_size), self.batch_size):

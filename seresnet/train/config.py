@@ -45,6 +45,7 @@ class TrainConfig:
     jitter: int = 0  # noise of up to this many of 255 grey levels, drawn for each value of each pixel
     rand_augment: float = 0.0  # magnitude, 0 (off) to 10, of two random operations on each image
     erase: float = 0.0
+    repeats: int = 1  # of each image in a batch, cropped anew; an epoch then has as many fewer images
     mixup: float = 0.0  # alpha of the mixture's beta distribution; 0: off
     cutmix: float = 0.0  # alpha; with both, each batch takes one of them by a toss
     val_fraction: float = 0.1  # held out of train where the data set has no validation folder
@@ -129,6 +130,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("jitter", 0, 255),
     ("rand_augment", 0, 10),
     ("erase", 0, 1),
+    ("repeats", 1, 64),
     ("mixup", 0, 100),
     ("cutmix", 0, 100),
     ("val_fraction", 0.001, 0.9),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Mix:
-    """Mix each image of a batch with the one before it: mixup, CutMix, or by a toss one of them for the whole batch.
+    """Mix the first image of a batch with the last and so on: mixup, CutMix, or by a toss one of them for all.
 
     ``mixup`` and ``cutmix`` are the alphas of the beta distribution of the first image's share; 0 leaves one out. All
     that is random comes from the generator that is given, three to four numbers a batch.
@@ -29,12 +29,12 @@ class Mix:
 
 
 def mixup(x: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Return ``share`` of each image and the rest of the one before it (arXiv 1710.09412)."""
-    return share * x + (1 - share) * x.roll(1, 0), share * targets + (1 - share) * targets.roll(1, 0)
+    """Return ``share`` of each image and the rest of its partner (arXiv 1710.09412)."""
+    return share * x + (1 - share) * x.flip(0), share * targets + (1 - share) * targets.flip(0)
 
 
 def cutmix(x: Tensor, targets: Tensor, share: float, down: float, across: float) -> tuple[Tensor, Tensor]:
-    """Return each image with a box from the one before it (arXiv 1905.04899).
+    """Return each image with a box from its partner (arXiv 1905.04899).
 
     The box has ``1 - share`` of the area and its middle ``down`` and ``across`` of the way; what lies outside the
     image is cut off, and the targets follow the pixels that are left.
@@ -44,6 +44,6 @@ def cutmix(x: Tensor, targets: Tensor, share: float, down: float, across: float)
     top, bottom = (round(min(max(down + side, 0), 1) * height) for side in (-half, half))
     left, right = (round(min(max(across + side, 0), 1) * width) for side in (-half, half))
     mixed = x.clone()
-    mixed[..., top:bottom, left:right] = x.roll(1, 0)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = x.flip(0)[..., top:bottom, left:right]
     kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return mixed, kept * targets + (1 - kept) * targets.roll(1, 0)
+    return mixed, kept * targets + (1 - kept) * targets.flip(0)

@@ -50,6 +50,7 @@ PUBLISHED = {
         "clip_grad": None,
         "hflip": 0.5,
         "rand_augment": 7.0,
+        "repeats": 3,
         "mixup": 0.1,
         "cutmix": 1.0,
         "erase": 0.0,

@@ -17,8 +17,8 @@ def test_mixup_is_a_weighted_sum():
     x, targets = batch()
     mixed, shares = mixup(x, targets, 0.3)
     for i in range(len(x)):
-        torch.testing.assert_close(mixed[i], 0.3 * x[i] + 0.7 * x[i - 1])
-        torch.testing.assert_close(shares[i], 0.3 * targets[i] + 0.7 * targets[i - 1])
+        torch.testing.assert_close(mixed[i], 0.3 * x[i] + 0.7 * x[-1 - i])
+        torch.testing.assert_close(shares[i], 0.3 * targets[i] + 0.7 * targets[-1 - i])
     torch.testing.assert_close(shares.sum(1), torch.ones(len(x)))
 
 
@@ -38,9 +38,9 @@ def test_cutmix_pastes_a_box_and_counts_its_pixels(share, down, across, box):
     area = (bottom - top) * (right - left) / 100
     for i in range(len(x)):
         expected = x[i].clone()
-        expected[:, top:bottom, left:right] = x[i - 1][:, top:bottom, left:right]
+        expected[:, top:bottom, left:right] = x[-1 - i][:, top:bottom, left:right]
         assert torch.equal(mixed[i], expected)
-        torch.testing.assert_close(shares[i], (1 - area) * targets[i] + area * targets[i - 1])
+        torch.testing.assert_close(shares[i], (1 - area) * targets[i] + area * targets[-1 - i])
     torch.testing.assert_close(shares.sum(1), torch.ones(len(x)))
 
 

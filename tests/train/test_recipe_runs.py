@@ -9,6 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from seresnet.data.augment import TrainCrop
+from seresnet.data.folder import image_folder
+from seresnet.data.loader import Loader
+from seresnet.preprocess import Preprocess
 from seresnet.recipes import recipe
 from seresnet.train.config import TrainConfig, read_config
 from seresnet.train.loop import Training, TrainingStopped
@@ -20,6 +24,8 @@ FULL: dict[str, object] = {
     "mixup": 0.2,
     "cutmix": 1.0,
     "rand_augment": 7.0,
+    "repeats": 3,
+    "crop": "resized",
     "jitter": 10,
     "loss": "bce",
     "bce_threshold": 0.2,
@@ -62,12 +68,33 @@ def test_a_run_with_all_of_it_resumes_exactly(colors, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("key", [key for key in FULL if key not in ("lr", "bce_threshold")])
+@pytest.mark.parametrize("key", [key for key in FULL if key not in ("lr", "bce_threshold", "crop")])
 def test_each_setting_changes_the_weights(colors, everything, tmp_path, key):
     """What is read by nobody would leave the weights as they are."""
     without = {**FULL, key: getattr(TrainConfig(), key)}
     train(config(**without, epochs=1), colors, tmp_path / "without")
     assert not torch.equal(weights(everything)["fc.weight"], weights(tmp_path / "without")["fc.weight"])
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_repeated_images_stand_together_each_with_a_crop_of_its_own(colors, world):
+    images = image_folder(colors)
+    crop = TrainCrop("resized", Preprocess((3, 16, 16)), (0.2, 0.5))
+    loaders = [Loader(images.samples, crop, 8, 1, rank=r, world=world, repeats=3) for r in range(world)]
+    found: dict[int, tuple[Path, bytes]] = {}
+    for loader in loaders:
+        assert loader.batches_per_epoch() == 69 // (8 * world)
+        for number, batch in enumerate(loader.epoch(2)):
+            for path, pixels, position in zip(batch.paths, batch.pixels, batch.positions, strict=True):
+                found[number * 8 * world + int(position)] = (path, pixels.tobytes())
+    order = [found[i] for i in range(64)]
+    assert len(order) == len(found)
+    assert [len({path for path, _ in order[i : i + 3]}) for i in range(0, 63, 3)] == [1] * 21
+    assert len({path for path, _ in order}) == 22
+    assert len({pixels for _, pixels in order}) == 64
+    whole = [path for batch in loaders[0].epoch(2) for path in batch.paths]
+    rest = [path for batch in loaders[0].epoch(2, skip=2) for path in batch.paths]
+    assert rest == whole[16:]
 
 
 def test_a_run_ends_when_its_patience_does_and_a_resumed_one_as_well(colors, tmp_path, monkeypatch):
