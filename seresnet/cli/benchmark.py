@@ -1,0 +1,129 @@
+"""``seresnet benchmark``: how fast models and engines are on this machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from seresnet.benchmark import Benchmark, Subject
+
+PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
+
+
+def benchmark(
+    *,
+    model: Annotated[
+        str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Engines (torch), precisions (float32), both (torch:float32), or models; by default all engines.",
+            consume_multiple=True,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, Parameter(help="Images at once, one or several.", consume_multiple=True)
+    ] = None,
+    rounds: Annotated[int, Parameter(help="Rounds in which all take turns, for each batch size.")] = 10,
+    engine: Annotated[str, Parameter(help="What runs --model.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"], Parameter(help="What --model computes in.")
+    ] = "auto",
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
+    out: Annotated[Path | None, Parameter(help="Write JSON, CSV and a picture into this folder.")] = None,
+    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+    exist_ok: Annotated[bool, Parameter(help="Overwrite the report in --out.")] = False,
+) -> int:
+    """Measure a model against other engines, precisions or models, on random images of its own size.
+
+    All take turns in this one process, in rounds whose order changes; figures are medians of the rounds with their
+    quartiles, and ratios are taken within a round. Close other programs first. A bare architecture gets random weights.
+    """
+    from seresnet.benchmark import BATCH_SIZES, check
+    from seresnet.benchmark import benchmark as measure
+    from seresnet.predict import DEFAULT_MODEL
+    from seresnet.report import check_report_folder
+
+    sizes = batch_size or list(BATCH_SIZES)
+    check(sizes, rounds)
+    if out is not None:
+        check_report_folder(out, exist_ok)
+    with _Progress(rounds, len(set(sizes))) as progress:
+        result = measure(
+            model or DEFAULT_MODEL,
+            against,
+            sizes,
+            rounds,
+            engine,
+            precision,
+            device,
+            offline or None,
+            progress.opened,
+            progress.round,
+        )
+    _show(result)
+    if out is not None:
+        print(f"report in {result.save(out, exist_ok)}", file=sys.stderr)
+    return 0
+
+
+class _Progress:
+    """Name what is ready, and count rounds: as a bar on a terminal, now and then as a plain line elsewhere."""
+
+    def __init__(self, rounds: int, sizes: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._total, self._done, self._last = rounds * sizes, 0, time.monotonic()
+        console = Console(stderr=True)
+        columns = BarColumn(36), MofNCompleteColumn(), TextColumn("rounds, {task.description}"), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def opened(self, subject: Subject) -> None:
+        """Say that a subject is ready."""
+        from seresnet.cli.text import printable
+
+        print(f"{printable(subject.name)}: {subject.clf.engine.describe()}", file=sys.stderr, flush=True)
+
+    def round(self, size: int, index: int) -> None:
+        """Count a round."""
+        self._done += 1
+        if self._bar:
+            if not self._bar.tasks:
+                self._bar.add_task("", total=self._total)
+                self._bar.start()
+            self._bar.update(self._bar.tasks[0].id, completed=self._done, description=f"batch {size}")
+        elif time.monotonic() - self._last > PLAIN_SECONDS:
+            self._last = time.monotonic()
+            print(f"batch {size}: round {index}", file=sys.stderr, flush=True)
+
+
+def _show(result: Benchmark) -> None:
+    """Print the machine and a table a batch size to stdout."""
+    from rich.console import Console
+
+    from seresnet.benchmark_report import heading, table
+    from seresnet.cli.text import printable
+
+    console = Console(highlight=False)
+    for line in result.skipped:
+        print(f"not measured: {printable(line)}", file=sys.stderr)
+    console.print(printable(heading(result)), style="dim", soft_wrap=True, markup=False)
+    for size in result.batch_sizes:
+        first, *rest = map(printable, table(result.of_batch(size)))
+        console.print(f"\n{first}", style="bold", soft_wrap=True, markup=False)
+        for line in rest:
+            console.print(line, soft_wrap=True, markup=False)
