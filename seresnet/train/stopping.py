@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +14,9 @@ from seresnet.errors import SeresnetError
 
 # Slurm sends SIGUSR1 ahead of a time limit where it is asked to; Windows has none.
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+
+
+REPEATS = 2.0  # seconds in which a signal may come again, from a terminal and from what started this process
 
 
 class TrainingStopped(SeresnetError):
@@ -28,7 +32,8 @@ class StopSignal:
 
     def __init__(self, impatient: bool) -> None:
         self.number: int | None = None
-        self.impatient = impatient  # a second signal ends the process at once; torchrun repeats the terminal's own
+        self.came = 0.0
+        self.impatient = impatient  # a later second signal ends the process at once; torchrun repeats the first one
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -38,9 +43,11 @@ class StopSignal:
             return
 
         def note(signum: int, frame: FrameType | None) -> None:
-            if self.number and self.impatient:
+            now = time.monotonic()
+            if self.number is None:
+                self.number, self.came = signum, now
+            elif self.impatient and now - self.came > REPEATS:
                 os._exit(128 + signum)
-            self.number = self.number or signum
 
         previous = {number: signal.signal(number, note) for number in STOPS}
         try:

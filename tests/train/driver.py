@@ -55,6 +55,20 @@ def die_in_step(number: int, micro: int, way: str) -> None:
     Training.forward = fatal
 
 
+def signal_in_step(number: int, signum: int) -> None:
+    """Send this process a signal in step ``number`` (from 1), as it would come from outside."""
+    from seresnet.train.loop import Training
+
+    forward = Training.forward
+
+    def signalled(self, batch, numbers, which):
+        if (self.at.step + 1, which) == (number, 0):
+            os.kill(os.getpid(), signum)
+        return forward(self, batch, numbers, which)
+
+    Training.forward = signalled
+
+
 def die_in_write(number: int, share: float) -> None:
     """Kill this process in the writing of checkpoint ``number`` (from 1), when ``share`` of its bytes are written."""
     from seresnet.train import checkpoint
