@@ -17,7 +17,7 @@ from seresnet.data.open import open_labelled
 from seresnet.data.samples import ImageSet, Sample, StoredImage
 from seresnet.errors import ConfigError, DataError
 from seresnet.metrics import Meter, Metrics
-from seresnet.predict import Classifier, Scored, load
+from seresnet.predict import Classifier, Scored, exact_precision, load
 from seresnet.weights.index import default_entry, entries
 
 if TYPE_CHECKING:
@@ -118,13 +118,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure a classifier on labelled images, each image once, with its own transform.
 
-    ``classifier`` may also be what `seresnet.load` takes; it then runs in float32. ``data`` is what
-    `seresnet.data.open.open_labelled` takes, class folders (``data/<class>/*.jpg``) among others; of a data set in
-    parts it is the test part, or else the validation part. Its classes are matched to the model's by `match_classes`.
-    ``progress`` is called after each image with its path, and the reason where it could not be read. Raises DataError
-    where the data's classes do not fit the model's, or no image can be read.
+    ``classifier`` may also be what `seresnet.load` takes; it then runs in float32, or in int8 if it was quantized.
+    ``data`` is what `seresnet.data.open.open_labelled` takes, class folders (``data/<class>/*.jpg``) among others; of
+    a data set in parts it is the test part, or else the validation part. Its classes are matched to the model's by
+    `match_classes`. ``progress`` is called after each image with its path, and the reason where it could not be read.
+    Raises DataError where the data's classes do not fit the model's, or no image can be read.
     """
-    clf = classifier if isinstance(classifier, Classifier) else load(classifier, precision="float32")
+    clf = classifier if isinstance(classifier, Classifier) else load(classifier, precision=exact_precision(classifier))
     if not clf.labels:
         raise ConfigError("this model has no classifier, so that there is nothing to evaluate")
     folder = data if isinstance(data, ImageSet) else open_labelled(data)

@@ -23,6 +23,7 @@ from seresnet.preprocess import Preprocess
 from seresnet.runtime.calibration import Calibration
 from seresnet.runtime.engine import Engine
 from seresnet.runtime.opened import Settings, open_named, open_network
+from seresnet.weights.locate import locate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -254,6 +255,12 @@ def load(
             network.reset_classifier(num_classes)
         opened = open_network(network, settings)
     return Classifier(opened.engine, opened.preprocess, opened.labels, name, opened.label_ids)
+
+
+def exact_precision(model: str | PathLike[str] | SEResNet, offline: bool | None = None) -> str:
+    """Return the precision of a model's own numbers: "int8" where it was quantized, else "float32"."""
+    quantized = isinstance(model, str | PathLike) and locate(os.fspath(model), offline=offline).quantized
+    return "int8" if quantized else "float32"
 
 
 def softmax(logits: Batch) -> Batch:

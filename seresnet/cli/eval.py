@@ -35,9 +35,9 @@ def evaluate(
         Parameter(help="What runs the network: openvino on CPUs, torch on GPUs."),
     ] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Parameter(help="What the convolutions compute in; auto is the fastest that needs no calibration."),
-    ] = "float32",
+        Literal["auto", "float32", "bfloat16", "float16", "int8"] | None,
+        Parameter(help="What the convolutions compute in; by default float32, or int8 for a quantized model."),
+    ] = None,
     calibration: Annotated[
         Path | None, Parameter(help="Folder of images to set the scales of int8 by, of the kind to come; 300 will do.")
     ] = None,
@@ -54,16 +54,17 @@ def evaluate(
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.data.open import open_labelled
     from seresnet.evaluate import evaluate as measure
-    from seresnet.predict import DEFAULT_MODEL, load
+    from seresnet.predict import DEFAULT_MODEL, exact_precision, load
     from seresnet.report import check_report_folder
 
     if report is not None:
         check_report_folder(report, exist_ok)
     images = open_labelled(data, offline or None)
+    name = model or DEFAULT_MODEL
     clf = load(
-        model or DEFAULT_MODEL,
+        name,
         engine=engine,
-        precision=precision,
+        precision=precision or exact_precision(name, offline or None),
         device=device,
         offline=offline or None,
         calibration=calibration,

@@ -47,6 +47,7 @@ class Origin:
     settings: dict[str, Any] = field(default_factory=dict)  # fields of SEResNetConfig
     tag: str = ""
     graph: Path | None = None  # in place of weights, a network in OpenVINO's own form
+    quantized: bool = False  # to 8-bit integers
 
 
 def locate(name: str, pretrained: bool = True, offline: bool | None = None) -> Origin:
@@ -195,6 +196,7 @@ def _configured(config: Mapping[str, Any], name: str) -> Origin:
     labels, ids = _labels(merged, name)
     origin = Origin(name, arch, preprocess=preprocess, labels=labels, label_ids=ids, num_classes=classes)
     origin.global_pool, origin.tag = pool, tag or str(merged.get("tag") or "")
+    origin.quantized = bool(config.get("quantization"))
     origin.settings = _settings(config.get("model_args"), name)
     entry = entries().get(f"{arch}.{origin.tag}")
     if entry and not labels and classes == entry.num_classes:  # timm's own directories leave ImageNet's names out
