@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,16 +57,27 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def draw(panels: Sequence[Sequence[Timing]], title: str = "", marks: Sequence[str] = ()) -> Figure:
+def draw(
+    panels: Sequence[Sequence[Timing]], title: str = "", marks: Sequence[str] = (), titles: Sequence[str] = ()
+) -> Figure:
     """Draw latencies as bars with their quartiles, one panel a batch size, the first subject on top.
 
-    Bars whose name starts with one of ``marks`` are blue, the others grey; without marks the first is blue.
+    Bars whose name starts with one of ``marks`` are blue, the others grey; without marks the first is blue. ``titles``
+    are those of the panels, two of which stand side by side.
     """
-    most = max(len(panel) for panel in panels)
-    figure = new_figure(5.6 * len(panels) + 1.5, 1.4 + 0.34 * most, title or "Latency: median and quartiles of rounds")
-    for axes, timings in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    columns = min(2, len(panels))
+    lines = ceil(len(panels) / columns)
+    height = 1.4 + 0.34 * max(len(panel) for panel in panels)
+    title = title or "Latency: median and quartiles of rounds"
+    figure = new_figure(5.6 * columns + 1.5, lines * height, title)
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, timings in zip(grid, panels, strict=False):
         chosen = marks or (timings[0].name,)
         _bars(axes, timings, [BLUE if timing.name.startswith(tuple(chosen)) else GREY for timing in timings])
+    for axes, name in zip(grid, titles, strict=False):
+        axes.set_title(name, fontsize=10)
+    for axes in figure.axes[len(panels) :]:
+        axes.set_axis_off()
     return figure
 
 
