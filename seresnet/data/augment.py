@@ -7,6 +7,7 @@ in the same way however many processes share the batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,9 +44,11 @@ class TrainCrop:
         """Whether an image gives the same pixels each time, so that they can be kept."""
         return self.kind == "center" and not (self.rand_augment or self.jitter)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Return uint8 pixels ``(H, W, C)``."""
-        pixels = self.cut(image, rng)
+    def __call__(
+        self, image: Image.Image, rng: np.random.Generator, size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return uint8 pixels ``(H, W, C)``. ``size``: of the whole picture, if ``image`` is a smaller copy."""
+        pixels = self.cut(image, rng, size or image.size)
         if self.rand_augment:
             channels = pixels.shape[2]
             changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng)
@@ -55,16 +58,35 @@ class TrainCrop:
             pixels = (pixels + noise).clip(0, 255).astype(np.uint8)
         return pixels
 
-    def cut(self, image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def cut(self, image: Image.Image, rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the pixels of the crop ``(H, W, C)``."""
         if self.kind == "center":
             return self.preprocess.pixels(image)
-        box = self.random_box(image.size, rng)
-        _, height, width = self.preprocess.input_size
+        box = self.random_box(size, rng)
+        channels, height, width = self.preprocess.input_size
+        image = image.convert("L") if channels == 1 else image
         resample = Image.Resampling[self.preprocess.interpolation.upper()]
-        return np.asarray(
-            image.crop(box).resize((width, height), resample)
-        )  # resize(box=) would blend in its surroundings
+        if size == image.size:
+            part = image.crop(box).resize((width, height), resample)  # resize(box=) would blend in its surroundings
+        else:
+            left, top, right, bottom = (edge * image.size[i % 2] / size[i % 2] for i, edge in enumerate(box))
+            part = image.resize(
+                (width, height), resample, (left, top, min(right, image.width), min(bottom, image.height))
+            )
+        return np.asarray(part).reshape(height, width, channels)
+
+    def reduction(self, size: tuple[int, int], seeds: Sequence[int]) -> int:
+        """Return by which factor (1, 2, 4 or 8) a JPEG of ``size`` may be made smaller while it is decoded.
+
+        ``seeds`` are those of the generator that will cut it: what it cuts out stays at least twice as large as the
+        result, so that the resize that follows leaves next to no difference (as in Pillow's ``Image.thumbnail``).
+        """
+        _, height, width = self.preprocess.input_size
+        if self.kind == "center" or size[0] < 4 * width or size[1] < 4 * height:
+            return 1
+        left, top, right, bottom = self.random_box(size, np.random.default_rng(seeds))
+        spare = min((right - left) / width, (bottom - top) / height) / 2
+        return next((factor for factor in (8, 4, 2) if factor <= spare), 1)
 
     def random_box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Return a random ``(left, top, right, bottom)`` within an image of ``(width, height)``."""

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO, TextIOBase
 from typing import IO, Any, Protocol
@@ -54,6 +54,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS = frozenset(_TRANSPOSE[number] for number in (5, 6, 7, 8))  # width becomes height
 _ORIENTATION, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 262, 322, 323  # tags of TIFF 6.0
 
 
@@ -70,6 +71,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     exif_orientation: bool = True,
     scale_16bit: bool = True,
+    reduction: Callable[[tuple[int, int]], int] | None = None,
 ) -> Image.Image:
     """Return a picture as a new RGB image, or raise ImageError with a short reason (without the path).
 
@@ -78,7 +80,9 @@ def decode(
     GIF BMP TIFF AVIF are told by their content; of an animation the first frame counts; transparency lies over white.
     More than ``max_pixels`` are refused on the
     header. ``exif_orientation=False`` and ``scale_16bit=False`` (grey levels beyond 255 are clipped) reproduce Pillow's
-    plain ``convert("RGB")``, with which most published numbers were measured. May be called from several threads.
+    plain ``convert("RGB")``, with which most published numbers were measured. ``reduction`` is told the size (width,
+    height) of the upright picture, and says by which factor (1, 2, 4 or 8) a JPEG may be made smaller while it is
+    decoded, which saves most of the work; other formats stay as they are. May be called from several threads.
     """
     if isinstance(source, np.ndarray):
         image = _from_array(source, max_pixels)
@@ -97,6 +101,11 @@ def decode(
             raise ImageError("not enough memory") from None
         except Exception as error:  # decoders raise almost anything on damaged bytes
             raise _damaged(format_name, file, error) from error
+        if reduction is not None and format_name == "JPEG":
+            _check_size(image.size, max_pixels)
+            factor = reduction(image.size[::-1] if exif_orientation and _turn(image) in _SWAPS else image.size)
+            if factor > 1:
+                image.draft(None, (image.width // factor, image.height // factor))
         return _finish(image, file, format_name, max_pixels, exif_orientation, scale_16bit)
 
 
@@ -172,7 +181,9 @@ def _finish(
     try:
         image.load()
         short = file is not None and _is_short(format_name, file, image)
-        rgb = _to_rgb(image, scale)
+        # A picture that was opened here is nobody else's: its pixels need no copy.
+        own = file is not None and image.mode == "RGB" and not image.has_transparency_data
+        rgb = _own(image) if own else _to_rgb(image, scale)
         rgb = _upright(rgb, image) if orientation else rgb
     except ImageError:
         raise
@@ -221,12 +232,24 @@ def _damaged(format_name: str, file: IO[bytes] | None, error: Exception) -> Imag
 
 
 def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of ``original``; EXIF that cannot be read says nothing."""
+    """Apply the EXIF orientation of ``original``."""
+    turn = _turn(original)
+    return rgb.transpose(turn) if turn is not None else rgb
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes a picture upright, or None; EXIF that cannot be read says nothing."""
     try:
-        method = _TRANSPOSE.get(original.getexif().get(_ORIENTATION, 1))
+        return _TRANSPOSE.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the parser raises many kinds on garbage, and the pixels are good
-        return rgb
-    return rgb.transpose(method) if method is not None else rgb
+        return None
+
+
+def _own(image: Image.Image) -> Image.Image:
+    """Return a plain image of the pixels of an opened one, without its metadata."""
+    rgb = image._new(image.im)
+    rgb.info.clear()
+    return rgb
 
 
 def _to_rgb(image: Image.Image, scale_16bit: bool) -> Image.Image:

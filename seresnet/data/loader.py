@@ -137,9 +137,17 @@ class Loader:
         return rows
 
     def _read(self, index: int, image: Path | StoredImage, epoch: int) -> Pixels | None:
-        rng = np.random.default_rng([self.seed, epoch, index])
+        seeds = self.seed, epoch, index
+        whole: list[tuple[int, int]] = []  # the size of a picture that is reduced
+
+        def reduction(size: tuple[int, int]) -> int:
+            factor = self.crop.reduction(size, seeds)
+            whole.extend([size] if factor > 1 else [])
+            return factor
+
         try:
-            return self.crop(decode(image), rng)
+            picture = decode(image, reduction=reduction)
+            return self.crop(picture, np.random.default_rng(seeds), *whole)
         except ImageError as error:
             if image not in self.unreadable:
                 log.warning("skipped %s: %s", image, error)

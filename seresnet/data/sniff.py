@@ -145,6 +145,9 @@ def jpeg_ran_dry(file: IO[bytes], image: Image.Image) -> bool:
         return end < 0
     more = bytes((73 * i + 41) % 251 for i in range(4096))
     again = JpegImagePlugin.JpegImageFile(BytesIO(data[:end] + more + data[end:]))
+    factor = round(again.width / image.width)
+    if factor > 1:  # it was made smaller while it was decoded
+        again.draft(None, (again.width // factor, again.height // factor))
     return again.tobytes() != image.tobytes()
 
 

@@ -1,13 +1,16 @@
 """The order of images is a pure function of seed and epoch, and every process gets its share."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from seresnet.data.augment import TrainCrop
 from seresnet.data.folder import image_folder
 from seresnet.data.images import decode
 from seresnet.data.loader import Loader
-from seresnet.errors import DataError
+from seresnet.errors import DataError, ImageError
 from seresnet.preprocess import Preprocess
 from tests.made_images import color_folder
 
@@ -81,3 +84,65 @@ def test_unreadable_images_are_left_out_and_named(samples, tmp_path):
     assert list(some.unreadable) == [broken]
     with pytest.raises(DataError, match=r"no image of a whole batch can be read.*broken\.png"):
         list(loader([(broken, 0)] * 4).in_order())
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A real photograph as a large JPEG, 1800 x 1300, and its picture."""
+    data = pytest.importorskip("skimage.data")
+    picture = Image.fromarray(data.astronaut()).resize((1800, 1300), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def test_large_photographs_are_decoded_smaller_for_random_crops(photograph, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(photograph)
+    preprocess = Preprocess(input_size=(3, 128, 128), interpolation="bicubic")
+    some = Loader([(tmp_path / "large.jpg", 0)], TrainCrop("resized", preprocess), batch_size=1, workers=0, seed=4)
+    whole, factors = decode(photograph), []
+    for epoch in range(24):
+        pixels = next(some.epoch(epoch)).pixels[0].astype(int)
+        expected = some.crop(whole, np.random.default_rng([4, epoch, 0])).astype(int)
+        factor = some.crop.reduction(whole.size, [4, epoch, 0])
+        factors.append(factor)
+        difference = np.abs(pixels - expected).mean()
+        assert difference < 0.8 if factor > 1 else difference == 0  # of 255 levels
+    assert set(factors) == {1, 2, 4}
+
+
+def test_evaluation_crops_are_never_decoded_smaller(photograph, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(photograph)
+    preprocess = Preprocess(input_size=(3, 48, 48))
+    some = Loader([(tmp_path / "large.jpg", 0)], TrainCrop("center", preprocess), batch_size=1, workers=0)
+    assert np.array_equal(next(some.in_order()).pixels[0], preprocess.pixels(decode(photograph)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_smaller_picture_is_upright_too(photograph, orientation):
+    picture = Image.open(io.BytesIO(photograph)).crop((0, 0, 1203, 901))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92, exif=exif)
+    sizes = []
+    small = decode(buffer.getvalue(), reduction=lambda size: sizes.append(size) or 2)
+    whole = decode(buffer.getvalue())
+    assert sizes == [whole.size]
+    assert small.size == (-(-whole.width // 2), -(-whole.height // 2))
+    difference = np.asarray(whole.resize(small.size, Image.Resampling.BOX), int) - np.asarray(small, int)
+    assert np.abs(difference).mean() < 4  # some tens where it lies otherwise
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_smaller_picture_is_refused_where_it_is_cut_short(factor):
+    """Mid-grey at the end, where a decoder that ran out of data would put it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1001, 803), (128, 128, 128)).save(buffer, "JPEG")
+    decode(buffer.getvalue(), reduction=lambda _: factor)
+    noise = np.random.default_rng(0).integers(0, 256, (803, 1001, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    cut = buffer.getvalue()[: len(buffer.getvalue()) // 2] + b"\xff\xd9"
+    with pytest.raises(ImageError, match="truncated JPEG"):
+        decode(cut, reduction=lambda _: factor)
