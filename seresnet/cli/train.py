@@ -5,11 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from seresnet.train.config import TrainConfig
+    from seresnet.train.run import TrainResult
+
+
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts: it speaks for all
 
 
 def train(
@@ -53,9 +62,6 @@ def train(
     best/, which every other command takes as --model. Ctrl-C saves; the same command with --resume goes on.
     """
     from seresnet.errors import ConfigError
-    from seresnet.recipes import recipe as find
-    from seresnet.train.config import parse_settings, read_config
-    from seresnet.train.figures import SCORES
     from seresnet.train.run import train as run
 
     flags: dict[str, Any] = {
@@ -67,15 +73,7 @@ def train(
         "precision": precision,
         "workers": workers,
     }
-    given = {key: value for key, value in flags.items() if value is not None}
-    if batch_size is not None:
-        given["auto_batch_size"] = False
-    if lr is not None:
-        given["lr_reference_batch"] = None
-    if recipe and config:
-        raise ConfigError("--recipe and --config both bring all settings: give one of them")
-    settings, former = read_config(config) if config else (find(recipe or "finetune"), None)
-    settings = settings.updated(given | parse_settings(list(set)))
+    settings, former = chosen(recipe, config, flags, list(set))
     source = data or former
     if source is None:
         raise ConfigError("which images? give DATA: a folder with train/<class>/*, or with <class>/* alone")
@@ -83,31 +81,55 @@ def train(
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
     if resume and exist_ok:
         raise ConfigError("--resume goes on with a run and --exist-ok overwrites it: give one of them")
-    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    folder = out or new_run(Path("runs"), run_name(recipe, config))
+    with messages(FIRST):
+        result = run(settings, source, folder, resume=resume, exist_ok=exist_ok, device=device, offline=offline or None)
+    if FIRST:
+        print(summary(result))
+    return 0
+
+
+def chosen(
+    recipe: str | None, config: Path | None, flags: dict[str, Any], pairs: list[str]
+) -> tuple[TrainConfig, str | None]:
+    """Return the settings of a recipe or a former run, changed by the flags, and the former run's data set."""
+    from seresnet.errors import ConfigError
+    from seresnet.recipes import recipe as find
+    from seresnet.train.config import parse_settings, read_config
+
+    if recipe and config:
+        raise ConfigError("--recipe and --config both bring all settings: give one of them")
+    settings, former = read_config(config) if config else (find(recipe or "finetune"), None)
+    given = {key: value for key, value in flags.items() if value is not None}
+    if "global_batch_size" in given:  # what is asked for is not adjusted
+        given["auto_batch_size"] = False
+    if "lr" in given:
+        given["lr_reference_batch"] = None
+    return settings.updated(given | parse_settings(pairs)), former
+
+
+@contextmanager
+def messages(speaks: bool) -> Iterator[None]:
+    """Write the run's messages to stderr, where this process ``speaks``."""
     logger = logging.getLogger("seresnet")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr) if speaks else logging.NullHandler()
     logger.addHandler(handler)
     try:
-        result = run(
-            settings,
-            source,
-            out or new_run(Path("runs"), run_name(recipe, config)),
-            resume=resume,
-            exist_ok=exist_ok,
-            device=device,
-            offline=offline or None,
-        )
+        yield
     finally:
         logger.removeHandler(handler)
-    if not speaks:
-        return 0
-    print(
+
+
+def summary(result: TrainResult) -> str:
+    """Return what a run came to, and below it the folders of its models."""
+    from seresnet.train.figures import SCORES
+
+    return (
         f"{result.epochs} epochs in {result.seconds:.0f} s; validation {SCORES[result.score]} "
         f"{100 * result.last_score:.2f} % at the end, {100 * result.best_score:.2f} % at best\n"
         f"{result.last}\n{result.best}"
     )
-    return 0
 
 
 def run_name(recipe: str | None, config: Path | None) -> str:
