@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.errors import ConfigError, DataError
+from seresnet.machine import usable_cores
 from seresnet.runtime.engine import import_openvino
 
 Array = NDArray[np.float32]
@@ -132,7 +133,8 @@ def _watched(graph: Any) -> Callable[[Array], dict[str, Array]]:
         if (name := node.get_friendly_name()) in values - {INPUT, FEATURES}:  # these are named already
             node.output(0).add_names({name})
             watched.add_outputs([node.output(0)])
-    compiled = import_openvino().Core().compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": usable_cores()}
+    compiled = import_openvino().Core().compile_model(watched, "CPU", config)
 
     def run(images: Array) -> dict[str, Array]:
         results = compiled(images)
