@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -56,7 +57,7 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches of each step and process
     optimizer: Literal["sgd", "lamb"] = "sgd"
     lr: float = 0.1
-    lr_reference_batch: int | None = None  # lr is for this global batch and grows in proportion; None: lr as it is
+    lr_reference_batch: int | None = None  # lr is for this global batch and grows with it; None: lr as it is
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4
@@ -97,8 +98,12 @@ class TrainConfig:
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate: ``lr``, in proportion to the global batch (arXiv 1706.02677, section 2.1)."""
-        return self.lr * self.global_batch_size / (self.lr_reference_batch or self.global_batch_size)
+        """The highest learning rate: ``lr`` grown with the global batch.
+
+        In proportion for SGD (arXiv 1706.02677, section 2.1), by the square root for LAMB (arXiv 1904.00962, section 4).
+        """
+        ratio = self.global_batch_size / (self.lr_reference_batch or self.global_batch_size)
+        return self.lr * (ratio if self.optimizer == "sgd" else math.sqrt(ratio))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data, as they stand in a run's ``config.json``."""

@@ -81,7 +81,7 @@ def test_published_settings(name):
     assert not config["pretrained"]
 
 
-@pytest.mark.parametrize(("name", "batch", "rate"), [("imagenet-2018", 256, 0.15), ("imagenet-modern", 1024, 0.0025)])
+@pytest.mark.parametrize(("name", "batch", "rate"), [("imagenet-2018", 256, 0.15), ("imagenet-modern", 512, 0.0025)])
 def test_the_rate_of_a_smaller_batch(name, batch, rate):
     assert recipe(name).updated({"global_batch_size": batch}).peak_lr == pytest.approx(rate)
 

@@ -107,6 +107,7 @@ def test_the_learning_rate_is_in_proportion_to_the_batch():
     config = TrainConfig(lr=0.6, lr_reference_batch=1024, schedule="step", warmup_epochs=0)
     for batch, rate in ((1024, 0.6), (256, 0.15), (4096, 2.4)):
         assert learning_rate(0, 10, config.updated({"global_batch_size": batch})) == pytest.approx(rate)
+    assert config.updated({"global_batch_size": 256, "optimizer": "lamb"}).peak_lr == pytest.approx(0.3)  # its root
     fixed = config.updated({"lr_reference_batch": None, "global_batch_size": 256})
     assert learning_rate(0, 10, fixed) == 0.6
 
