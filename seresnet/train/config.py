@@ -100,7 +100,7 @@ class TrainConfig:
     def peak_lr(self) -> float:
         """The highest learning rate: ``lr`` grown with the global batch.
 
-        In proportion for SGD (arXiv 1706.02677, section 2.1), by the square root for LAMB (arXiv 1904.00962, section 4).
+        In proportion for SGD (arXiv 1706.02677, section 2.1), by the square root for LAMB (arXiv 1904.00962).
         """
         ratio = self.global_batch_size / (self.lr_reference_batch or self.global_batch_size)
         return self.lr * (ratio if self.optimizer == "sgd" else math.sqrt(ratio))
