@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any
@@ -89,10 +90,12 @@ class Classifier:
         labels: Sequence[str],
         model_name: str,
         label_ids: Sequence[str] = (),
+        multi_label: bool = False,
     ) -> None:
         self.engine = engine
         self.labels = list(labels)
         self.label_ids = list(label_ids)  # WordNet ids by class index, or none
+        self.multi_label = multi_label  # each label has a probability of its own; else they sum to 1
         self.model_name = model_name
         self._preprocess = preprocess
 
@@ -133,8 +136,9 @@ class Classifier:
 
         A source is a path, the bytes of an image file, an open file, a Pillow image, or an array (H, W, C); an array
         (N, H, W, C) is N of them. ``workers`` threads decode the next images while the network runs on a batch (None:
-        one a core; 0: none). ``topk`` is cut to the number of classes. An image that cannot be read gives a
-        prediction with an ``error``. Raises ConfigError for a number out of its range.
+        one a core; 0: none, and each batch is answered before the next is read). ``topk`` is cut to the number of
+        classes. An image that cannot be read gives a prediction with an ``error``. Raises ConfigError for a number out
+        of its range.
         """
         if not self.num_classes:
             raise ConfigError("this model has no classifier: use embed, or load it with num_classes")
@@ -145,7 +149,7 @@ class Classifier:
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
     ) -> Iterator[list[Scored]]:
         """Yield batches of logits, one `Scored` for each image and in order: what `stream` and evaluation rest on."""
-        return self._scored(self.batches(sources, batch_size, workers))
+        return self._scored(self.batches(sources, batch_size, workers), ahead=workers != 0)
 
     def batches(
         self, sources: Source | Iterable[Source], batch_size: int | None = None, workers: int | None = None
@@ -197,8 +201,8 @@ class Classifier:
         stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
         return self.preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
 
-    def _scored(self, batches: Iterable[tuple[list[Scored], Batch]]) -> Iterator[list[Scored]]:
-        """Keep the engine busy: it may take a few batches more than it has answered, while the next are decoded."""
+    def _scored(self, batches: Iterable[tuple[list[Scored], Batch]], ahead: bool) -> Iterator[list[Scored]]:
+        """Keep the engine busy: it may take a few batches ``ahead`` of its answers, while the next are decoded."""
         waiting: deque[list[Scored]] = deque()  # for their logits
 
         def images() -> Iterator[Batch]:
@@ -206,7 +210,8 @@ class Classifier:
                 waiting.append(items)
                 yield batch
 
-        for logits in self.engine.map(images()):
+        run = self.engine.map if ahead else partial(map, self.engine.logits)
+        for logits in run(images()):
             rows = iter(logits)
             yield [item if item.error is not None else Scored(item.path, next(rows)) for item in waiting.popleft()]
 
@@ -215,7 +220,7 @@ class Classifier:
             if item.logits is None:
                 yield Prediction(item.path, error=item.error)
                 continue
-            probabilities = softmax(item.logits)
+            probabilities = sigmoid(item.logits) if self.multi_label else softmax(item.logits)
             best = np.argsort(-probabilities, kind="stable")[:topk].tolist()
             labels = tuple(self.labels[i] for i in best)
             yield Prediction(item.path, labels, tuple(best), tuple(probabilities[best].tolist()))
@@ -254,7 +259,9 @@ def load(
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
         opened = open_network(network, settings)
-    return Classifier(opened.engine, opened.preprocess, opened.labels, name, opened.label_ids)
+    return Classifier(
+        opened.engine, opened.preprocess, opened.labels, name, opened.label_ids, multi_label=opened.multi_label
+    )
 
 
 def exact_precision(model: str | PathLike[str] | SEResNet, offline: bool | None = None) -> str:
@@ -267,6 +274,11 @@ def softmax(logits: Batch) -> Batch:
     """Return probabilities of logits, float32 (..., classes); they sum to 1 over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: Batch) -> Batch:
+    """Return the probability of each label by itself, float32 (..., labels), without overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)
 
 
 def _each(sources: Source | Iterable[Source]) -> Iterable[Source]:

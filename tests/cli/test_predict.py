@@ -227,7 +227,10 @@ def test_a_reader_that_leaves_is_no_error(model, photos):
         (["--batch-size", "0"], "batch_size must be a whole number, 1 or more, not 0"),
         (["--workers", "-1"], "workers must be a whole number, 0 or more, not -1"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used here: use "),
-        (["--precision", "float16", "--device", "cpu"], "precision float16 needs a GPU"),
+        (["--precision", "float16", "--device", "cpu", "--engine", "torch"], "precision float16 needs a GPU"),
+        (["--engine", "openvino", "--device", "cuda"], "engine openvino runs on the cpu"),
+        (["--precision", "int8"], "precision int8 sets its scales by images of yours: give calibration"),
+        (["--calibration", "."], "calibration is for precision int8, not auto"),
         (["--out", "."], "--out . is a folder: give the name of a file"),
         (["--sheet", "/dev/null/x.png"], "--sheet /dev/null/x.png: "),
     ],
@@ -253,7 +256,7 @@ def test_without_a_model_the_bundled_one_answers_and_says_so(photos):
     done = command("predict", photos / "rocket.jpg", "--format", "jsonl", "--offline")
     assert done.returncode == 0
     assert done.stderr.decode().startswith(
-        "no --model given: using the bundled seresnet20.cifar10 (10 CIFAR-10 classes)\nseresnet20.cifar10: torch "
+        "no --model given: using the bundled seresnet20.cifar10 (10 CIFAR-10 classes)\nseresnet20.cifar10: openvino "
     )
     labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     assert {p["label"] for p in json.loads(done.stdout)["predictions"]} < set(labels)
