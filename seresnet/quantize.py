@@ -33,7 +33,7 @@ LEAST_IMAGES = 5  # to calibrate on, and to compare on
 LEAST_ACCURACY = 0.99  # of float32's, on images with classes
 LEAST_AGREEMENT = 0.95  # with float32, on images without
 BATCH_SIZES = (1, 16)  # that the speed is measured at
-ROUNDS = 7
+ROUNDS, SLOT_SECONDS = 7, 0.2  # in which both take turns, and how long each of them then has
 REPORT_FILE = "quantization.json"
 FILES = {"config.json", GRAPH_FILE, GRAPH_FILE.replace(".xml", ".bin"), REPORT_FILE}
 
@@ -292,7 +292,7 @@ def _speeds(float32: Engine, int8: Engine, size: Sequence[int], tell: Progress) 
         def on_round(number: int, before: int = place * ROUNDS) -> None:
             tell("timing", before + number, len(BATCH_SIZES) * ROUNDS)
 
-        rounds = interleaved([partial(e.logits, images) for e in (float32, int8)], ROUNDS, on_round=on_round)
+        rounds = interleaved([partial(e.logits, images) for e in (float32, int8)], ROUNDS, SLOT_SECONDS, on_round)
         slow, fast = (Timing(name, batch_size, tuple(ms)) for name, ms in zip(("float32", "int8"), rounds, strict=True))
         ratio = fast.speedup_over(slow)
         quartiles = ratio.lower_quartile, ratio.upper_quartile
