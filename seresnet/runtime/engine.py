@@ -58,9 +58,9 @@ class Engine(Protocol):
 class Row:
     """An engine, imported when it is asked for.
 
-    Its class is called with ``(model, device, precision)``. Where ``file`` is set, ``engine.save(directory)`` writes the
-    engine's own form of the network there under that name, for any precision, and ``model`` may be the path of such a
-    file, which opens without torch.
+    Its class is called with ``(model, device, precision)``. Where ``file`` is set, ``engine.save(directory)`` writes
+    the engine's own form of the network there under that name, for any precision, and ``model`` may be the path of such
+    a file, which opens without torch.
     """
 
     target: str  # module:class
@@ -72,6 +72,7 @@ ENGINES = {
     "openvino": Row("seresnet.runtime.openvino_engine:OpenVINOEngine", "openvino", "model.xml"),
     "onnxruntime": Row("seresnet.runtime.onnx_engine:OnnxEngine", "onnxruntime", "model.onnx"),
     "torch": Row("seresnet.runtime.torch_engine:TorchEngine", "torch"),
+    "torch-compile": Row("seresnet.runtime.torch_engine:CompiledTorchEngine", "torch"),
 }
 
 
@@ -96,10 +97,9 @@ def engine_class(name: str) -> Any:
 
 def choose_engine(name: str, device: str | None = None) -> str:
     """Return a key of `ENGINES`; "auto" is torch on a GPU that is there or was asked for, and openvino on a CPU."""
-    if name in ENGINES:
-        return name
+    check_engine(name)
     if name != "auto":
-        raise ConfigError(f"engine {name!r} is unknown: use auto or {', '.join(ENGINES)}")
+        return name
     if device not in (None, "auto", "cpu") or (device != "cpu" and has_gpu()):
         return "torch"
     try:
@@ -108,6 +108,12 @@ def choose_engine(name: str, device: str | None = None) -> str:
         log.warning("openvino cannot be imported (%s): torch runs in its place", " ".join(str(error).split()))
         return "torch"
     return "openvino"
+
+
+def check_engine(name: str) -> None:
+    """Raise ConfigError for a name that is neither "auto" nor in the table."""
+    if name != "auto" and name not in ENGINES:
+        raise ConfigError(f"engine {name!r} is unknown: use auto or {', '.join(ENGINES)}")
 
 
 def has_gpu() -> bool:

@@ -21,6 +21,8 @@ def graph_of(model: Any, core: Any) -> Any:
     """Return the OpenVINO model of a network, of a path, or as it is; checked for its input and outputs."""
     if isinstance(model, str | PathLike):
         path = os.fspath(model)
+        if not path.endswith(".xml"):  # OpenVINO would try to read it as the file of any framework, noisily
+            raise ConfigError(f"{path}: not an OpenVINO model, which is a .xml with its .bin")
         try:
             model = core.read_model(path)
         except RuntimeError as error:
