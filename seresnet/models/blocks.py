@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.models.config import SEResNetConfig
+from seresnet.models.excited import excited_sum, fits
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 
@@ -38,7 +39,10 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: ``relu(shortcut + excite(branch(x)))``, ``(N, C, H, W) -> (N, C', H/stride, W/stride)``."""
+    """A residual block, ``relu(shortcut + excite(norm(convolved(x))))``.
+
+    It maps ``(N, C, H, W)`` to ``(N, C', H/stride, W/stride)``.
+    """
 
     conv1: nn.Conv2d
     bn1: nn.BatchNorm2d
@@ -54,12 +58,20 @@ class Block(nn.Module):
         self.downsample = shortcut(cfg, in_width, out_width, stride)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Return what the convolutions and their batch norms make of ``x``, before the excitation."""
+    @property
+    def last_norm(self) -> nn.Module:
+        """The batch norm behind the last convolution."""
+        raise NotImplementedError
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """Return what the last convolution makes of ``x``, before its batch norm and the excitation."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.branch(x)
+        u = self.convolved(x)
+        if not self.relu_before_se and isinstance(self.drop_path, nn.Identity) and fits(self.last_norm, self.se, u):
+            return excited_sum(u, self.downsample(x), self.last_norm, self.se)  # type: ignore[arg-type]
+        u = self.last_norm(u)
         if self.relu_before_se:
             u = F.relu(u, inplace=True)
         return F.relu(self.drop_path(self.se(u)) + self.downsample(x), inplace=True)
@@ -75,9 +87,12 @@ class BasicBlock(Block):
         self.conv2 = nn.Conv2d(channels, self.out_width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(self.out_width)
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.bn2(self.conv2(x))
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn2
+
+    def convolved(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True))
 
 
 class Bottleneck(Block):
@@ -97,10 +112,13 @@ class Bottleneck(Block):
         self.conv3 = nn.Conv2d(width, self.out_width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(self.out_width)
 
-    def branch(self, x: Tensor) -> Tensor:
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn3
+
+    def convolved(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.aa(F.relu(self.bn2(self.conv2(x)), inplace=True))
-        return self.bn3(self.conv3(x))
+        return self.conv3(self.aa(F.relu(self.bn2(self.conv2(x)), inplace=True)))
 
 
 BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "bottleneck": Bottleneck}

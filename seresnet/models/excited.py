@@ -1,0 +1,100 @@
+"""The end of a block in training, as one function of few passes: batch norm, excitation, shortcut, ReLU.
+
+Autograd's own backward pass goes over the block's widest tensors once for each operation of the forward pass. But the
+gradient of all of them follows from two sums for each image and channel, of g and of g * u (g: the gradient behind the
+ReLU; u: what the last convolution put out): they give the gate's gradient and both of batch norm's reductions. Then one
+more pass gives the gradient of u. The output of batch norm is not kept either, which saves its memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from seresnet.models.squeeze_excite import SqueezeExcite
+
+
+def fits(norm: nn.Module, se: nn.Module, u: Tensor) -> bool:
+    """Tell whether `excited_sum` can stand for these modules: plain ones in training, on which nobody listens.
+
+    A compiler fuses by itself, and better.
+    """
+    plain = type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.momentum is not None
+    if not plain or type(se) is not SqueezeExcite or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in (norm, *se.modules()))
+
+
+def excited_sum(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeExcite) -> Tensor:
+    """Return ``relu(se(norm(u)) + shortcut)``, all ``(N, C, H, W)``, and move the statistics of ``norm``."""
+    if norm.num_batches_tracked is not None and norm.track_running_stats:
+        norm.num_batches_tracked.add_(1)
+    statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+    matrices = (se.fc1.weight.flatten(1), se.fc1.bias, se.fc2.weight.flatten(1), se.fc2.bias)
+    return _ExcitedSum.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
+
+
+class _ExcitedSum(torch.autograd.Function):
+    """``v = norm(u)``, ``s = sigmoid(w2 relu(w1 mean(v) + b1) + b2)``, ``y = relu(s * v + shortcut)``.
+
+    Small tensors, ``(N, C)`` and ``(C,)``, are in the number format of the parameters, also under autocast.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        shortcut: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+        statistics: tuple[Tensor | None, Tensor | None, float, float],
+    ) -> Tensor:
+        running_mean, running_var, momentum, eps = statistics
+        v, mean, scale = torch.native_batch_norm(u, weight, bias, running_mean, running_var, True, momentum, eps)
+        centred = (_sum(u, weight) / u[0, 0].numel() - mean) * scale  # (N, C): the mean of each image's normalised u
+        with torch.autocast(u.device.type, enabled=False):
+            squeezed = centred * weight + bias
+            hidden = torch.relu(torch.addmm(b1, squeezed, w1.t()))
+            gate = torch.sigmoid(torch.addmm(b2, hidden, w2.t()))
+        y = torch.addcmul(shortcut, v, _spread(gate, v)).relu_()
+        ctx.save_for_backward(u, y, weight, bias, w1, w2, mean, scale, centred, squeezed, hidden, gate)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        u, y, weight, bias, w1, w2, mean, scale, centred, squeezed, hidden, gate = ctx.saved_tensors
+        pixels = u[0, 0].numel()
+        g = torch.ops.aten.threshold_backward(grad, y, 0)
+        sum_g = _sum(g, weight)  # (N, C), as all that follows
+        sum_gx = (_sum(g * u, weight) - mean * sum_g) * scale  # x: u normalised
+        # Through the gate to the squeeze
+        grad_gate = (sum_gx * weight + sum_g * bias) * gate * (1 - gate)
+        grad_hidden = (grad_gate @ w2) * (hidden > 0)
+        grad_squeezed = grad_hidden @ w1
+        # Through batch norm: v's gradient is g * gate + grad_squeezed / pixels; its sums, of it and of it * x
+        grad_bias = (sum_g * gate + grad_squeezed).sum(0)  # (C,)
+        grad_weight = (sum_gx * gate + grad_squeezed * centred).sum(0)
+        factor, images = weight * scale, len(u)
+        slope = -factor * scale * grad_weight / (images * pixels)  # (C,)
+        shift = factor * (grad_squeezed - grad_bias / images) / pixels - slope * mean  # (N, C)
+        du = (g * _spread(gate * factor, u)).addcmul_(u, _spread(slope[None], u)).add_(_spread(shift, u))
+        grad_w1, grad_w2 = grad_hidden.t() @ squeezed, grad_gate.t() @ hidden
+        return du, g, grad_weight, grad_bias, grad_w1, grad_hidden.sum(0), grad_w2, grad_gate.sum(0), None
+
+
+def _sum(x: Tensor, like: Tensor) -> Tensor:
+    """Sum over pixels, in the number format of ``like``: ``(N, C, H, W) -> (N, C)``."""
+    return x.sum((2, 3), dtype=like.dtype)
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """Return ``(N, C)`` as ``(N, C, 1, 1)`` in the number format of ``like``."""
+    return values.to(like.dtype)[:, :, None, None]
