@@ -61,6 +61,7 @@ class SEResNet(nn.Module):
         self.grad_checkpointing = False
         self.labels: list[str] = []
         self.label_ids: list[str] = []
+        self.multi_label = False  # whether an image may have several of them, or none
         self.preprocess: Any = None
         self.pretrained_cfg: dict[str, Any] = {}
 
@@ -193,7 +194,7 @@ class SEResNet(nn.Module):
         like = self.bn1.weight
         self.global_pool, self.num_classes = pool, num_classes
         self.cfg = replace(self.cfg, num_classes=num_classes)
-        self.labels, self.label_ids = [], []
+        self.labels, self.label_ids, self.multi_label = [], [], False
         if num_classes:
             self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
         else:

@@ -16,7 +16,7 @@ from seresnet.machine import described_processor, processor
 from seresnet.preprocess import Preprocess
 from seresnet.runtime.cache import Cache, key_of, sha256_of
 from seresnet.runtime.calibration import Calibration
-from seresnet.runtime.engine import ENGINES, Engine, choose_engine, open_engine
+from seresnet.runtime.engine import ENGINES, Engine, check_engine, choose_engine, open_engine
 from seresnet.weights.locate import Origin, locate
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Opened:
     preprocess: Preprocess | None
     labels: list[str]  # by class index
     label_ids: list[str]  # WordNet's, or none
+    multi_label: bool  # whether an image may have several labels, or none
 
 
 def open_network(network: SEResNet, settings: Settings) -> Opened:
@@ -51,14 +52,16 @@ def open_network(network: SEResNet, settings: Settings) -> Opened:
     model: Any = _quantized(network, settings.calibration) if settings.precision == "int8" else network
     engine = open_engine(chosen, model, settings.device, settings.precision)
     labels = _labels(network.labels, network.num_classes)
-    return Opened(engine, network.preprocess, labels, list(network.label_ids))
+    return Opened(engine, network.preprocess, labels, list(network.label_ids), network.multi_label)
 
 
 def open_named(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> Opened:
     """Open what a name stands for, see `seresnet.load`. With a warm cache, this needs no torch."""
+    check_engine(settings.engine)
     origin = locate(name, offline=offline)
     with ThreadPoolExecutor(1, thread_name_prefix="seresnet-hash") as pool:
-        digests = None if settings.engine == "torch" or origin.graph else pool.submit(_digests, origin, settings)
+        kept = origin.graph is None and (settings.engine == "auto" or ENGINES[settings.engine].file is not None)
+        digests = pool.submit(_digests, origin, settings) if kept else None
         chosen = _chosen(settings, origin)  # meanwhile OpenVINO is imported
     settings = replace(settings, engine=chosen)
     files = digests.result() if digests and num_classes in (None, origin.num_classes) else []
@@ -70,7 +73,8 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
     if opened is None:
         opened = _open_origin(origin, settings, num_classes)
         transform = opened.preprocess.to_timm() if opened.preprocess else None
-        facts = {"labels": opened.labels, "label_ids": opened.label_ids, "preprocess": transform}
+        facts: dict[str, Any] = {"labels": opened.labels, "label_ids": opened.label_ids, "preprocess": transform}
+        facts["multi_label"] = opened.multi_label
         if _digests(origin, settings) == files:  # or they were written over while they were read
             engine: Any = opened.engine
             cache.store(key, engine.save, facts)
@@ -101,7 +105,7 @@ def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) ->
     if origin.labels and len(origin.labels) != count:
         raise WeightsError(f"{origin.name}: config.json has {len(origin.labels)} class names for {count} classes")
     engine = open_engine("openvino", origin.graph, settings.device, settings.precision)
-    return Opened(engine, origin.preprocess, _labels(origin.labels, count), origin.label_ids)
+    return Opened(engine, origin.preprocess, _labels(origin.labels, count), origin.label_ids, origin.multi_label)
 
 
 def _quantized(network: SEResNet, calibration: Calibration | None) -> Any:
@@ -126,10 +130,12 @@ def _from_cache(cache: Cache, key: str, engine: str, settings: Settings) -> Open
     try:
         if not entry.is_whole():
             raise ValueError("its files are not what was written")
-        preprocess, labels, ids = (entry.facts[key] for key in ("preprocess", "labels", "label_ids"))
+        keys = ("preprocess", "labels", "label_ids", "multi_label")
+        transform, labels, ids, multi_label = (entry.facts[key] for key in keys)
         file = entry.folder / str(ENGINES[engine].file)
         opened = open_engine(engine, file, settings.device, settings.precision)
-        return Opened(opened, Preprocess.from_timm(preprocess) if preprocess else None, list(labels), list(ids))
+        preprocess = Preprocess.from_timm(transform) if transform else None
+        return Opened(opened, preprocess, list(labels), list(ids), bool(multi_label))
     except Exception as error:  # whatever a damaged file leads an engine to
         log.info("%s: damaged (%s), made anew", entry.folder, " ".join(str(error).split()))
         cache.discard(key)

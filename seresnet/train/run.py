@@ -104,6 +104,7 @@ def run(
         train_set, val_set = hold_out(splits.train, config.val_fraction, config.seed)
     state = from_first(accelerator, lambda: load_state(out / "last" / "state.pt")) if resume else None
     model = network(config, train_set.classes, offline)
+    model.multi_label = train_set.multi_label
     images, multi_label = len(train_set.samples), train_set.multi_label
     config = settle(config, model, images, multi_label, accelerator, state["config"] if state else None)
     weights = balanced_weights(train_set.counts(), images, multi_label) if config.class_weights else None

@@ -94,6 +94,7 @@ def _new(
     model = SEResNet(cfg)
     if model.num_classes == origin.num_classes:
         model.labels, model.label_ids = list(origin.labels), list(origin.label_ids)
+        model.multi_label = origin.multi_label
     _describe(model, origin, arch)
     return model
 
@@ -114,6 +115,7 @@ def _loaded(
         names = f"{len(origin.labels)} class names for {model.num_classes} classes"
         raise WeightsError(f"{origin.name}: config.json has {names}; mend it")
     model.labels, model.label_ids = list(origin.labels), list(origin.label_ids)
+    model.multi_label = origin.multi_label
     if in_chans is not None and in_chans != model.in_chans:
         first = "conv1.weight" if "conv1.weight" in state else "conv1.0.weight"
         state[first] = adapt_first_convolution(state[first], in_chans)
@@ -148,7 +150,7 @@ def _source(
 
 def _with_channels(model: SEResNet, in_chans: int) -> SEResNet:
     other = build_on_meta(replace(model.cfg, in_chans=in_chans))
-    other.labels, other.label_ids = model.labels, model.label_ids
+    other.labels, other.label_ids, other.multi_label = model.labels, model.label_ids, model.multi_label
     return other
 
 

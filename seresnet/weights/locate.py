@@ -28,6 +28,7 @@ MAX_CONFIG_BYTES = 16_000_000  # the 12,000 class names of ImageNet-12k take 0.5
 
 # Arguments of timm's models: those that are settings here, and those that change no network of the family.
 SETTINGS = ("in_chans", "drop_rate", "drop_path_rate")
+SEVERAL = "multi_label_classification"  # config.json's problem_type, as transformers has it
 HARMLESS = ("num_classes", "global_pool", "img_size", "pretrained", "scriptable", "exportable")
 
 
@@ -42,6 +43,7 @@ class Origin:
     preprocess: Preprocess | None = None
     labels: list[str] = field(default_factory=list)
     label_ids: list[str] = field(default_factory=list)
+    multi_label: bool = False
     num_classes: int | None = None
     global_pool: str = "avg"
     settings: dict[str, Any] = field(default_factory=dict)  # fields of SEResNetConfig
@@ -197,6 +199,7 @@ def _configured(config: Mapping[str, Any], name: str) -> Origin:
     origin = Origin(name, arch, preprocess=preprocess, labels=labels, label_ids=ids, num_classes=classes)
     origin.global_pool, origin.tag = pool, tag or str(merged.get("tag") or "")
     origin.quantized = bool(config.get("quantization"))
+    origin.multi_label = config.get("problem_type") == SEVERAL
     origin.settings = _settings(config.get("model_args"), name)
     entry = entries().get(f"{arch}.{origin.tag}")
     if entry and not labels and classes == entry.num_classes:  # timm's own directories leave ImageNet's names out

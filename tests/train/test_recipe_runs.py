@@ -3,20 +3,25 @@
 import csv
 import json
 import logging
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from seresnet.data.augment import TrainCrop
 from seresnet.data.folder import image_folder
 from seresnet.data.loader import Loader
+from seresnet.predict import load
 from seresnet.preprocess import Preprocess
 from seresnet.recipes import recipe
 from seresnet.train.config import TrainConfig, read_config
 from seresnet.train.loop import Training, TrainingStopped
 from seresnet.train.run import train
+from seresnet.weights.load import create_model
 from tests.made_images import COLORS, color_folder
 from tests.train.test_loop import assert_same_run, config, stop_after, weights
 
@@ -184,13 +189,22 @@ def test_finetune_says_what_it_decided(tmp_path, caplog):
     assert result.best_score > 0.8
 
 
-def test_several_labels_an_image(tmp_path):
+def answers_each_label_for_itself(model: Path, image: Path) -> None:
+    """From its weights, from the cache and as an nn.Module, the saved model says that its labels exclude no others."""
+    assert create_model(str(model), pretrained=True).multi_label
+    assert not create_model(str(model), pretrained=True, num_classes=5).multi_label
+    for _ in range(2):
+        classifier = load(model, precision="float32", device="cpu")
+        (prediction,) = classifier.predict(image, topk=3)
+        ((scored,),) = classifier.scored(image)
+        expected = torch.from_numpy(scored.logits)[list(prediction.indices)].sigmoid()
+        assert prediction.probabilities == pytest.approx(expected.tolist(), rel=1e-5)
+        assert sum(prediction.probabilities) != pytest.approx(1, abs=1e-3)
+
+
+def test_several_labels_an_image(tmp_path, monkeypatch):
     """Pictures of two halves: each colour that is shown is a label."""
-    from itertools import combinations
-
-    import numpy as np
-    from PIL import Image
-
+    monkeypatch.setenv("SERESNET_CACHE", str(tmp_path / "cache"))
     rng, rows = np.random.default_rng(0), ["path,labels"]
     shown = [*([name] for name in COLORS), *(list(pair) for pair in combinations(COLORS, 2))]
     for i in range(96):
@@ -209,4 +223,5 @@ def test_several_labels_an_image(tmp_path):
     assert "mean average precision" in (tmp_path / "run" / "log.txt").read_text()
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["loss"] == "bce"
+    answers_each_label_for_itself(tmp_path / "run" / "best", tmp_path / "3.png")
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
