@@ -31,7 +31,7 @@ def evaluate(
     batch_size: Annotated[int | None, Parameter(help="Images at once; by default what suits the device.")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
     engine: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "torch"],
+        Literal["auto", "openvino", "onnxruntime", "torch", "torch-compile"],
         Parameter(help="What runs the network: openvino on CPUs, torch on GPUs."),
     ] = "auto",
     precision: Annotated[
