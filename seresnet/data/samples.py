@@ -96,7 +96,7 @@ class ImageSet:
         """Return the number of images in each class. Raises DataError where only a pass over the images would tell."""
         if isinstance(self.samples, Stream):
             raise DataError(
-                f"{self.root}: streamed images cannot be counted by class; leave out stream, or class weights"
+                f"{self.root}: streamed images cannot be counted by class; leave out stream, or set class_weights=none"
             )
         counts = [0] * len(self.classes)
         for _, target in self.samples:
