@@ -22,7 +22,6 @@ from pathlib import Path
 
 import networks
 import numpy as np
-import onnxruntime  # noqa: F401  before openvino, see its import
 import peers
 import record
 from numpy.typing import NDArray

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.errors import ConfigError
-from seresnet.machine import described_processor
+from seresnet.machine import described_processor, usable_cores
 from seresnet.predict import Classifier, load
-from seresnet.runtime.engine import ENGINES
+from seresnet.runtime.engine import ENGINES, PRECISIONS
 from seresnet.timing import Spread, Timing, interleaved
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+COMPILES_FOR_MINUTES = "torch-compile"  # and so is measured only where it is asked for
 BATCH_SIZES = (1, 16)
 ROUNDS = 10
 VERSIONS = ("seresnet", "torch", "openvino", "onnxruntime", "numpy")
@@ -115,8 +115,8 @@ def benchmark(
     """Measure ``model`` on an engine against others, all in this process, in rounds that take turns.
 
     ``against`` names the others: an engine ("torch") or a precision ("float32") or both ("onnxruntime:float32") for the
-    same model, or another model (a name, directory, file, or hub repo) on the same engine. None: every engine and
-    precision that this machine has. The images are random numbers of each model's own size, which take as long as real
+    same model, or another model (a name, directory, file, or hub repo) on the same engine. None: every engine but
+    "torch-compile", at every precision, that this machine has. The images are random numbers of each model's own size, which take as long as real
     ones, and a bare architecture ("legacy_seresnet50") gets random weights. ``on_open`` is told each subject that is
     ready, ``on_round`` batch size and round. Raises ConfigError for a setting that is unknown or impossible here.
     """
@@ -169,10 +169,11 @@ def open_subjects(
 
 
 def everything(model: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the model on every engine, at every precision that needs no calibration."""
+    """Yield the model on every engine that starts at once, at every precision that needs no calibration."""
     for engine in ENGINES:
         for precision in ("float32", "bfloat16"):
-            yield model, engine, precision
+            if engine != COMPILES_FOR_MINUTES:
+                yield model, engine, precision
 
 
 def named(spec: str, model: str, engine: str, precision: str) -> tuple[str, str, str]:
@@ -198,12 +199,14 @@ def source_of(where: str) -> Any:
 
 
 def random_network(architecture: str) -> Any:
-    """Return the network with random weights, in which each block matters: none of its scales is zero."""
+    """Return the network with random weights, the same each time; each block matters, none of its scales is zero."""
     import torch
 
     from seresnet.weights.load import create_model
 
-    model = create_model(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_model(architecture)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.constant_(module.weight, 0.5)  # keeps the sums over many blocks from growing out of range
@@ -232,8 +235,6 @@ def relative_difference(logits: NDArray[np.float32], reference: NDArray[np.float
 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on: processor, cores, threads and versions."""
-    from seresnet.data.parallel import default_workers
-
     versions = {"python": platform.python_version()}
     for name in VERSIONS:
         try:
@@ -242,7 +243,7 @@ def machine() -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "cpu": described_processor(),
-        "cores": default_workers(),
+        "cores": usable_cores(),
         "threads_asked_for": os.environ.get("OMP_NUM_THREADS", "one a core"),
         "platform": platform.platform(),
         "versions": versions,

@@ -47,13 +47,16 @@ def table(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a table of one batch size; the first is its heading."""
     width = max([len(row.timing.name) for row in rows] + [len("batch 1000")])
     size = f"batch {rows[0].timing.batch_size}"
-    lines = [f"{size:{width}}  {'latency, ms':>11}  {'quartiles':>17}  {'images/s':>9}  {'times as fast':>26}  logits"]
+    lines = [
+        f"{size:{width}}  {'latency, ms':>11}  {'quartiles':>17}  {'images/s':>9}  {'times as fast':>26}  its logits"
+    ]
     for row in rows:
+        compared = "" if row is rows[0] else _difference(row)
         latency, times = row.timing.latency_ms, row.speedup
         quartiles = f"{latency.lower_quartile:.2f} to {latency.upper_quartile:.2f}"
         ratio = f"{times.median:.3f} ({times.lower_quartile:.3f} to {times.upper_quartile:.3f})"
         cells = f"{latency.median:11.2f}  {quartiles:>17}  {row.timing.images_per_second:9,.1f}  {ratio:>26}"
-        lines.append(f"{row.timing.name:{width}}  {cells}  {_difference(row)}")
+        lines.append(f"{row.timing.name:{width}}  {cells}  {compared}".rstrip())
     return lines
 
 
