@@ -215,3 +215,15 @@ def test_configuration_is_plain_json_of_timms_keys(tmp_path) -> None:
     known = set(timm.models.PretrainedCfg.__dataclass_fields__)
     assert set(config["pretrained_cfg"]) <= known
     assert (config["architecture"], config["num_classes"], config["num_features"]) == ("seresnet20", 10, 64)
+
+
+def test_several_labels_an_image_travel_with_the_weights_and_do_not_bother_timm(tmp_path) -> None:
+    ours, _ = make_pair("seresnet18", num_classes=3)
+    ours.multi_label = True
+    seresnet.save(ours, tmp_path)
+    assert seresnet.create_model(str(tmp_path), pretrained=True).multi_label
+    assert not seresnet.create_model(str(tmp_path), pretrained=True, num_classes=2).multi_label
+    assert difference(logits(in_timm(tmp_path)), logits(ours)) <= 1e-5
+    ours.multi_label = False
+    seresnet.save(ours, tmp_path)
+    assert not seresnet.create_model(str(tmp_path), pretrained=True).multi_label
