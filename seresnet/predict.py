@@ -237,11 +237,11 @@ def load(
 ) -> Classifier:
     """Return a `Classifier` for a model by its name, a directory, a file, ``hf-hub:user/repo``, or a network.
 
-    ``engine`` is "openvino", "onnxruntime", "torch", or "auto": torch on a GPU where there is one, else openvino.
-    ``precision`` is "float32", "bfloat16", on GPUs "float16", or "auto": the fastest that the processor has by itself,
-    bfloat16 or float32; on torch float32. With "int8" the network is quantized, on openvino, by the ``calibration``
-    images: a folder, or up to 300 sources as `Classifier.predict` takes them. ``device`` is "cpu", "cuda", "cuda:1",
-    ... (None: a GPU where there is one).
+    ``engine`` is "openvino", "onnxruntime", "torch", "torch-compile", or "auto": torch on a GPU where there is one,
+    else openvino. ``precision`` is "float32", "bfloat16", on GPUs "float16", or "auto": the fastest that the engine and
+    the processor have without calibration, which ``engine.describe()`` tells. With "int8" the network is quantized, on
+    openvino, by the ``calibration`` images: a folder, or up to 300 sources as `Classifier.predict` takes them.
+    ``device`` is "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one).
 
     A name is found in a cache of converted models where it was used before, and needs no torch then. A network that is
     handed over is copied, and stays as it is. ``num_classes`` puts a new, untrained classifier in place of the one in

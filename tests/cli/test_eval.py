@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from seresnet.evaluate import Published, evaluate
+from seresnet.predict import load
 from seresnet.weights.load import create_model
 from seresnet.weights.save import save
 from tests.cli.terminal import here, seresnet
@@ -96,6 +97,27 @@ def test_what_cannot_be_evaluated_is_one_line(model, data, spoil, message):
     assert (done.returncode, done.stdout) == (2, b"")
     *_, last = done.stderr.decode().splitlines()
     assert last.startswith("seresnet: error: ") and message in last
+
+
+def test_a_quantized_model_is_measured_in_int8_and_others_in_float32(model, data, tmp_path):
+    assert b"float32\n" in here("eval", data, "--model", model, "--device", "cpu").stderr
+    done = here(
+        "eval", data, "--model", model, "--device=cpu", "--precision=int8", "--calibration", data, "--format=json"
+    )
+    assert done.returncode == 0 and b"int8" in done.stderr.splitlines()[0]
+    quantized = tmp_path / "int8"
+    quantized.mkdir()
+    load(model, device="cpu", precision="int8", calibration=data).engine.save(quantized)
+    for file in quantized.glob("model.*"):
+        file.rename(quantized / f"openvino_model{file.suffix}")
+    config = json.loads((model / "config.json").read_text())
+    (quantized / "config.json").write_text(json.dumps({**config, "quantization": {"weight_bits": 8}}))
+    again = here("eval", data, "--model", quantized, "--format=json")
+    assert again.returncode == 0 and b"int8" in again.stderr.splitlines()[0]
+    assert json.loads(again.stdout) == json.loads(done.stdout) | {"model": str(quantized)}
+    assert evaluate(quantized, data).top1 == json.loads(done.stdout)["top1"]
+    refused = here("eval", data, "--model", quantized, "--precision", "float32")
+    assert refused.returncode == 2 and b"was quantized to int8" in refused.stderr
 
 
 def test_published_accuracy_stands_beside_the_measured_one(model, data, monkeypatch):
