@@ -116,9 +116,10 @@ def benchmark(
 
     ``against`` names the others: an engine ("torch") or a precision ("float32") or both ("onnxruntime:float32") for the
     same model, or another model (a name, directory, file, or hub repo) on the same engine. None: every engine but
-    "torch-compile", at every precision, that this machine has. The images are random numbers of each model's own size, which take as long as real
-    ones, and a bare architecture ("legacy_seresnet50") gets random weights. ``on_open`` is told each subject that is
-    ready, ``on_round`` batch size and round. Raises ConfigError for a setting that is unknown or impossible here.
+    "torch-compile", at every precision, that this machine has. The images are random numbers of each model's own size,
+    which take as long as real ones, and a bare architecture ("legacy_seresnet50") gets random weights. ``on_open`` is
+    told each subject that is ready, ``on_round`` batch size and round. Raises ConfigError for a setting that is unknown
+    or impossible here.
     """
     check(batch_sizes, rounds)
     subjects, skipped = open_subjects(model, against, engine, precision, device, offline, on_open)
