@@ -147,6 +147,10 @@ def quantize(
     shortcoming = report.shortcoming(min_accuracy)
     if shortcoming:
         raise QuantizationError(f"{shortcoming}; nothing was written (--min-accuracy sets the bound)", report)
+    facts = ("weight_bits", "calibrated_on", "compared_on", "agreement", "logit_error", "float32_top1", "int8_top1")
+    config["quantization"] = {
+        name: getattr(report, name) for name in facts
+    }  # by which int8 is known (weights/locate.py)
     with atomic_folder(out) as folder:
         quantized.save(folder)
         write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
