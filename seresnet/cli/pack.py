@@ -31,12 +31,14 @@ def pack(
     code is then 1. An interrupted run goes on with --exist-ok.
     """
     from seresnet.cli.progress import ImageProgress
+    from seresnet.data.open import open_parts
     from seresnet.data.pack import pack as write
     from seresnet.data.parallel import default_workers
 
     threads = default_workers() if workers is None else workers
-    with ImageProgress(bar=True) as progress:
-        packed = write(data, out, size, shard_size, threads, exist_ok, progress.advance, offline or None)
+    parts = open_parts(data, offline or None)
+    with ImageProgress(bar=True, count=lambda: sum(len(part.samples) for part in parts.values())) as progress:
+        packed = write(parts, out, size, shard_size, threads, exist_ok, progress.advance)
     print(progress.summary(), file=sys.stderr)
     left_out = f", {len(packed.skipped):,} left out" if packed.skipped else ""
     print(f"{packed.images:,} images in {packed.shards:,} shards{left_out}\n{out}")

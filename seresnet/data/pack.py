@@ -53,16 +53,15 @@ class Packed:
 
 
 def pack(
-    data: str | PathLike[str],
+    data: str | PathLike[str] | dict[str, ImageSet],
     out: str | PathLike[str],
     size: int | None = None,
     shard_size: int = SHARD_SIZE,
     workers: int = 1,
     exist_ok: bool = False,
     progress: Progress | None = None,
-    offline: bool | None = None,
 ) -> Packed:
-    """Write the images of ``data`` (whatever `open_data` takes) into shards below ``out``, ``shard_size`` in each.
+    """Write the images of ``data``, what `open_parts` takes or returns, into shards of ``shard_size`` images.
 
     ``size``: shorter side, in pixels, of images that are larger; these are turned upright and written as JPEG. All
     others keep their bytes. Every image is decoded, and what cannot be read is left out and named, as is a shard's
@@ -73,7 +72,7 @@ def pack(
     for name, value, least in (("size", size, 8), ("shard_size", shard_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ConfigError(f"{name} is {value}: give {least} or more")
-    out, parts = Path(out), open_parts(data, offline)
+    out, parts = Path(out), data if isinstance(data, dict) else open_parts(data)
     jobs = [job for split, images in parts.items() for job in _jobs(split, images, shard_size)]
     names = list(dict.fromkeys(name for name, _, _ in jobs))
     classes = next(iter(parts.values())).classes
