@@ -1,9 +1,9 @@
 """Does a run that is killed end like one that was not? Kills, half-written checkpoints, full disks, signals.
 
 ``python benchmarks/resume_trust.py --record benchmarks/DATE-resume-trust.md``. Each run is a fork of this process,
-which has imported everything but computed nothing: a run takes a second or two. Runs are compared by the bits of all losses,
-weights, averages and momenta, and by their tables. Full disks are file systems in memory, which only root can mount;
-without them the limit on a file's size stands in.
+which has imported everything but computed nothing, and draws no curves: a run takes a second or two. Runs are compared
+by the bits of all losses, weights, averages and momenta, and by their tables. Full disks are file systems in memory,
+which only root can mount; without them the limit on a file's size stands in.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ import accelerate
 import torch
 import torch.utils.tensorboard
 
+import seresnet.cli.train  # noqa: F401
 from seresnet.cli import run as command
+from seresnet.train import loop
 from seresnet.train.checkpoint import load_state
 from seresnet.train.run import train  # noqa: F401
 from seresnet.weights.load import create_model
@@ -73,6 +75,7 @@ class Bench:
                 torch.set_num_threads(1)
                 driver.record_losses(self.folder / f"{Path(name).name}.losses")
                 driver.checkpoint_every(EVERY)
+                loop.draw_curves = lambda *arguments: None
                 hooks()
                 arguments = ["train", self.folder / "data", "--recipe", "debug", "--batch-size", "8", "--device", "cpu"]
                 settings = [part for pair in SETTINGS for part in ("--set", pair)]
@@ -233,6 +236,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", type=Path, help="write what was found into this Markdown file")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the mounted disks have to go
     rng, start = random.Random(options.seed), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
@@ -269,8 +273,8 @@ def record(found: list[str], failures: list[str], seconds: float) -> str:
         f"{platform.python_version()}, torch {torch.__version__}, accelerate {accelerate.__version__}.",
         "",
         f"Each run: seresnet20, {STEPS} steps of two micro-batches with random crops, rotation, erasing, mixup, "
-        f"dropout, stochastic depth and a moving average, a checkpoint every {EVERY} steps. A resumed run has to equal the "
-        "uninterrupted one to the last bit: each loss, all weights, averages, momenta, and the table of epochs.",
+        f"dropout, stochastic depth and a moving average, a checkpoint every {EVERY} steps. A resumed run has to equal "
+        "the uninterrupted one to the last bit: each loss, all weights, averages, momenta, and the table of epochs.",
         "",
         *(f"- {line}." for line in found),
         "",
