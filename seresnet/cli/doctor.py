@@ -109,15 +109,17 @@ def machine() -> Iterator[Fact]:
 
 
 def openvino_devices() -> Iterator[Fact]:
-    """Yield each device that OpenVINO sees, with the number formats that it computes in by itself."""
-    from seresnet.runtime.engine import import_openvino
+    """Yield each device that OpenVINO sees, with the number formats that it names, and which one "auto" is."""
+    from seresnet.runtime.engine import engine_class, import_openvino
 
     try:
         core = import_openvino().Core()
         for device in core.available_devices:
             name = core.get_property(device, "FULL_DEVICE_NAME")
-            formats = " ".join(sorted(core.get_property(device, "OPTIMIZATION_CAPABILITIES")))
-            yield f"openvino {device}", f"{name}: {formats}", True
+            found = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+            formats = " ".join(sorted(f for f in found if f.startswith(("FP", "BF", "INT"))))
+            auto = f", auto is {engine_class('openvino').resolve('auto')}" if device == "CPU" else ""
+            yield f"openvino {device}", f"{name}: {formats}{auto}", True
     except (ImportError, OSError, RuntimeError) as error:
         yield "openvino", f"does not work ({' '.join(str(error).split())}): torch runs in its place", False
 
