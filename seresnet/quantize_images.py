@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seresnet.data.folder import EXTENSIONS
 from seresnet.data.open import open_labelled, open_parts
-from seresnet.data.samples import ImageSet, StoredImage, Stream
+from seresnet.data.samples import SPLITS, ImageSet, StoredImage, Stream
 from seresnet.data.sources import files_below
 from seresnet.errors import DataError
 from seresnet.evaluate import match_classes
@@ -84,10 +84,10 @@ def _is_plain(folder: Path) -> bool:
 
 def _parts(data: str | os.PathLike[str], offline: bool | None) -> tuple[ImageSet | None, ImageSet]:
     """Return the training part, where there is another one, and the images to compare on."""
-    try:
-        parts = open_parts(data, offline)
-    except DataError:
-        return None, open_labelled(data, offline)  # a lone test part has no training part beside it
+    there = {split for split, names in SPLITS.items() if any((Path(data) / name).is_dir() for name in names)}
+    if there and "train" not in there:
+        return None, open_labelled(data, offline)
+    parts = open_parts(data, offline)
     others = [parts[name] for name in ("test", "validation") if name in parts]
     return (
         (parts["train"], others[0]) if others and "train" in parts else (None, others[0] if others else parts["train"])
@@ -109,7 +109,8 @@ def _with_targets(
             raise
         first = ", ".join(images.classes[:3])
         return spread(without), (f"{first}, ... are no classes of the model: judged by agreement with float32 alone",)
-    return spread([(image, indices[t]) for image, t in samples if isinstance(t, int)]), notes
+    known = spread([(image, indices[t]) for image, t in samples if isinstance(t, int)])
+    return known, tuple(note.partition(";")[0] for note in notes)  # behind it, what holds for macro averages
 
 
 def _is_known(name: str, labels: Sequence[str], label_ids: Sequence[str]) -> bool:

@@ -110,7 +110,9 @@ class QuantizingBuilder(OpenVINOBuilder):
 
     def quantized(self, name: str, node: Any) -> Any:
         """Return a node's value on the levels of its range."""
-        low, high = (np.array(end, np.float32) for end in (self.ranges[name].low, self.ranges[name].high))
+        span = self.ranges[name]
+        low = self.constant(f"{name}.low", np.array(span.low, np.float32))
+        high = self.constant(f"{name}.high", np.array(span.high, np.float32))
         return super().named(f"{name}.levels", ops.fake_quantize(node, low, high, low, high, LEVELS))
 
     def constant(self, name: str, value: Any) -> Any:
