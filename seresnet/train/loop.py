@@ -30,10 +30,11 @@ from seresnet.train.checkpoint import save_state
 from seresnet.train.config import TrainConfig
 from seresnet.train.ema import ModelEma
 from seresnet.train.figures import SCORES, Figures
+from seresnet.train.finite import DIVERGED, BadSteps, all_finite
 from seresnet.train.losses import ImageLoss, shares
 from seresnet.train.mix import Mix
 from seresnet.train.optim import learning_rate, optimizer_for, set_learning_rate
-from seresnet.train.processes import average, gathered
+from seresnet.train.processes import average
 from seresnet.train.progress import EpochProgress
 from seresnet.train.record import RunRecord, draw_curves
 from seresnet.train.stopping import StopSignal, TrainingStopped
@@ -41,9 +42,6 @@ from seresnet.train.sync_norm import synchronize
 from seresnet.weights.save import save
 
 log = logging.getLogger("seresnet")
-
-MAX_BAD_STEPS = 3  # steps in a row without a finite loss before the run stops
-DIVERGED = "lower --lr, or limit the gradient with --set clip_grad=1"
 
 
 @dataclass
@@ -102,7 +100,7 @@ class Training:
                 f"{len(train_data.samples)} training images are fewer than one batch; lower --batch-size"
             )
         self.at = Position()
-        self.bad_steps = 0
+        self.bad_steps = BadSteps(accelerator)
         self.stop = StopSignal(impatient=accelerator.num_processes == 1)
         self.stopping = False  # a signal came to some process, and all of them know
 
@@ -179,7 +177,7 @@ class Training:
             torch._foreach_copy_(statistics, kept)
         self.optimizer.zero_grad(set_to_none=True)
         at.batch, at.step = at.batch + 1, at.step + 1
-        self.count_bad_steps(finite, group, loss_sum.item())
+        self.bad_steps.count(at.step, finite, group, loss_sum.item())
         return round(images)
 
     def forward(self, batch: Batch, numbers: NDArray[np.float32], micro: int) -> tuple[Tensor, Tensor]:
@@ -210,25 +208,6 @@ class Training:
             return list(values)
         own = torch.tensor(values, device=self.accelerator.device, dtype=torch.float64)
         return self.accelerator.reduce(own, "sum").tolist()
-
-    def count_bad_steps(self, finite: bool, group: Sequence[Batch], loss: float) -> None:
-        """Stop after several steps without a finite loss, with the files of the last one.
-
-        They are of the processes whose own ``loss`` is not finite; of all where each is, and the gradient is not.
-        """
-        self.bad_steps = 0 if finite else self.bad_steps + 1
-        if finite:
-            return
-        parts = gathered(self.accelerator, (math.isfinite(loss), [str(p) for batch in group for p in batch.paths]))
-        files = [f for fine, own in parts for f in own if not fine] or [f for _, own in parts for f in own]
-        log.warning(
-            "step %d: the loss or its gradient is not finite; no step taken. Files: %s", self.at.step, ", ".join(files)
-        )
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise SeresnetError(
-                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row; {DIVERGED}. "
-                f"The last batch began with {', '.join(files[:3])}; log.txt names all its files"
-            )
 
     # After each epoch
 
@@ -345,8 +324,3 @@ def freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def all_finite(tensors: list[Tensor]) -> bool:
-    """Tell whether no tensor holds NaN or infinity, by one sum over all of them."""
-    return math.isfinite(torch.stack(torch._foreach_norm(tensors, 1)).sum().item())
