@@ -77,7 +77,8 @@ def files_of(arch: str, photos: Sequence[Path], work: Path) -> dict[str, Path]:
     model = peers.timm_model(directory)
     found["onnx"] = peers.onnx_file(model, directory / "timm.onnx")
     found["timm"] = peers.openvino_file(model, directory / "timm.xml")
-    images = networks.pixels(photos, seresnet.create_model(directory, pretrained=True).preprocess)
+    preprocess = seresnet.create_model(directory, pretrained=True).preprocess
+    images = networks.pixels(photos[: networks.CALIBRATION_IMAGES], preprocess)
     found["nncf"] = peers.nncf_file(found["timm"], images, directory / "timm-nncf.xml")
     for name in ("timm", "nncf"):
         found[f"{name} renamed"] = peers.for_our_engine(found[name], directory / f"{name}-renamed.xml")

@@ -29,7 +29,6 @@ import psutil
 import record
 
 from seresnet.files import write_text
-from seresnet.quantize import quantize
 from seresnet.timing import Spread, Timing, order_of_round
 
 HOME = Path(__file__).parent
@@ -123,13 +122,6 @@ def agreement(subject: Subject, other: Subject, count: int) -> float:
     return sum(ours[name] == theirs[name] for name in ours) / count
 
 
-def int8_model(directory: Path, images: Path, out: Path) -> Path:
-    """Return the model in 8-bit integers, made when it is not there, whatever its agreement: the record states it."""
-    if not (out / "config.json").exists():
-        quantize(directory, images, out, min_accuracy=0.0)
-    return out
-
-
 def goals() -> list[record.Goal]:
     peer = "timm, batch 1, 2 workers"
     return [
@@ -202,7 +194,7 @@ def main() -> None:
     photos = networks.photographs(arguments.images)
     load = record.load_average()
     directory = networks.weights(arguments.arch, photos, arguments.work)
-    quantized = int8_model(directory, arguments.images, arguments.work / f"{arguments.arch}-int8")
+    quantized = networks.int8_directory(arguments.arch, photos, arguments.work)
     if arguments.prepare:
         return
     with tempfile.TemporaryDirectory() as temporary:

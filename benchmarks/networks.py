@@ -8,6 +8,7 @@ their mirror images; it is then asked about the photographs themselves.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from seresnet.runtime.quantize import quantize
 
 Batch = NDArray[np.float32]
 STATISTICS_IMAGES = 48  # in batches of 16
+CALIBRATION_IMAGES = 64  # for the ranges of int8, ours and NNCF's alike
 RIDGE = 1e-2  # of the mean squared feature
 SHARPNESS = 10.0  # logit of the right class, of a photograph that is fitted perfectly
 
@@ -120,6 +122,17 @@ def graphs(arch: str, photos: Sequence[Path], work: Path) -> dict[str, Path]:
     return found
 
 
+def int8_directory(arch: str, photos: Sequence[Path], work: Path) -> Path:
+    """Return a directory as ``seresnet quantize`` writes it, with the int8 graph of `graphs`."""
+    found, out = graphs(arch, photos, work), work / f"{arch}-int8"
+    final = found.get("all rewrites int8", found["gates first int8"])
+    out.mkdir(exist_ok=True)
+    shutil.copy(work / arch / "config.json", out)
+    for suffix in (".xml", ".bin"):
+        shutil.copy(final.with_suffix(suffix), out / f"openvino_model{suffix}")
+    return out
+
+
 def control_form(control: SEResNet, full: bool) -> InferenceForm:
     """Return the inference form of a network without excitation.
 
@@ -159,6 +172,6 @@ def _float_and_int8(
         path = directory / f"{name} {kind}.xml".replace(" ", "-").replace(",", "")
         found[f"{name} {kind}"] = path
         if not path.exists():
-            model = openvino_graph(form) if kind == "float" else quantize(form, [images]).model
+            model = openvino_graph(form) if kind == "float" else quantize(form, [images[:CALIBRATION_IMAGES]]).model
             ov.save_model(watched(model) if full else model, path, compress_to_fp16=False)
     return found
