@@ -84,11 +84,12 @@ def _parquet(path: Path) -> tuple[list[str], Iterator[dict[str, Any]]]:
 def _image_path(path: Path, text: object, number: int) -> Path:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{path}: row {number} has no path")
-    root = os.path.abspath(path.parent)  # noqa: PTH100 (links within the folder are the user's own)
-    image = os.path.normpath(os.path.join(root, text))  # noqa: PTH118
-    if not image.startswith(os.path.join(root, "")):  # noqa: PTH118
+    image = os.path.normpath(text)
+    if os.path.isabs(image):  # noqa: PTH117
+        image = os.path.relpath(image, path.parent)
+    if image.startswith("..") and image[2:3] in ("", os.sep):
         raise DataError(f"{path}: {text} leads out of the list's folder; put the list above its images")
-    return path.parent / os.path.relpath(image, root)
+    return path.parent / image
 
 
 def _label(path: Path, value: object, number: int) -> str:

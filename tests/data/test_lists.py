@@ -67,6 +67,15 @@ def test_the_split_column_makes_parts(root, form):
     assert open_labelled(source).samples == found.test.samples
 
 
+def test_absolute_paths_within_the_folder_are_taken(root, monkeypatch):
+    csv(root, f"path,label\n{root.resolve() / 'red' / '000.png'},warm\n..odd/../blue/000.png,cold\n")
+    for source in (root / "list.csv", Path("list.csv"), Path("../colors/list.csv")):
+        monkeypatch.chdir(root)
+        images = open_data(source).train
+        assert rows_of(images) == {("red/000.png", "warm"), ("blue/000.png", "cold")}
+        assert all(path.is_file() for path, _ in images.samples)
+
+
 def test_numbers_are_sorted_as_numbers(root):
     lines = [f"red/00{i}.png,{label}" for i, label in enumerate([10, 9, 100])]
     assert open_data(csv(root, "\n".join(["path,label", *lines]))).train.classes == ("9", "10", "100")
