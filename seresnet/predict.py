@@ -264,10 +264,10 @@ def load(
     )
 
 
-def exact_precision(model: str | PathLike[str] | SEResNet, offline: bool | None = None) -> str:
-    """Return the precision of a model's own numbers: "int8" where it was quantized, else "float32"."""
-    quantized = isinstance(model, str | PathLike) and locate(os.fspath(model), offline=offline).quantized
-    return "int8" if quantized else "float32"
+def exact_precision(model: str | PathLike[str] | SEResNet) -> str:
+    """Return the precision of a model's own numbers: "int8" where a quantized one lies in a directory, or "float32"."""
+    local = isinstance(model, str | PathLike) and os.path.exists(model)  # noqa: PTH110 (False for what is no path)
+    return "int8" if local and locate(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]
 
 
 def softmax(logits: Batch) -> Batch:

@@ -64,7 +64,7 @@ def evaluate(
     clf = load(
         name,
         engine=engine,
-        precision=precision or exact_precision(name, offline or None),
+        precision=precision or exact_precision(name),
         device=device,
         offline=offline or None,
         calibration=calibration,
