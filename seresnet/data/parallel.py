@@ -6,6 +6,7 @@ has to be copied between processes.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,5 +50,8 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def default_workers() -> int:
-    """Return one decoding thread for each core that this process may use."""
-    return min(usable_cores(), 32)
+    """Return one decoding thread for each core that this process may use, and has not to share with its like.
+
+    ``LOCAL_WORLD_SIZE`` is the number of processes that torchrun started on this machine.
+    """
+    return max(1, min(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 32))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress import Progress
 from seresnet.data.augment import TrainCrop
 from seresnet.data.loader import Loader
 from seresnet.data.open import open_data
+from seresnet.data.parallel import default_workers
 from seresnet.data.samples import ImageSet, hold_out
 from seresnet.errors import DiskFullError
 from seresnet.files import disk_full
@@ -198,7 +198,7 @@ def loader(config: TrainConfig, folder: ImageSet, crop: TrainCrop, accelerator: 
         samples=folder.samples,
         crop=crop,
         batch_size=config.global_batch_size // world // config.accumulate,
-        workers=config.workers if config.workers is not None else (os.cpu_count() or 1),
+        workers=config.workers if config.workers is not None else default_workers(),
         seed=config.seed,
         rank=accelerator.process_index,
         world=world,

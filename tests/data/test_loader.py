@@ -10,6 +10,7 @@ from seresnet.data.augment import TrainCrop
 from seresnet.data.folder import image_folder
 from seresnet.data.images import decode
 from seresnet.data.loader import Loader
+from seresnet.data.parallel import default_workers
 from seresnet.errors import DataError, ImageError
 from seresnet.preprocess import Preprocess
 from tests.made_images import color_folder
@@ -146,3 +147,11 @@ def test_a_smaller_picture_is_refused_where_it_is_cut_short(factor):
     cut = buffer.getvalue()[: len(buffer.getvalue()) // 2] + b"\xff\xd9"
     with pytest.raises(ImageError, match="truncated JPEG"):
         decode(cut, reduction=lambda _: factor)
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr("seresnet.data.parallel.usable_cores", lambda: 16)
+    assert default_workers() == 16
+    for processes, workers in (("4", 4), ("16", 1), ("64", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert default_workers() == workers
