@@ -20,10 +20,12 @@ from seresnet.models.squeeze_excite import SqueezeExcite
 def fits(norm: nn.Module, se: nn.Module, u: Tensor) -> bool:
     """Tell whether `excited_sum` can stand for these modules: plain ones in training, on which nobody listens.
 
-    A compiler fuses by itself, and better.
+    A compiler fuses by itself, and better. On GPUs it has not been measured, and is not used.
     """
+    if u.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
     plain = type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.momentum is not None
-    if not plain or type(se) is not SqueezeExcite or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not plain or type(se) is not SqueezeExcite:
         return False
     return not any(m._forward_hooks or m._forward_pre_hooks for m in (norm, *se.modules()))
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 PAUSE = timedelta(minutes=30)  # the longest that one process may keep the others waiting while it lives
 BEAT = 2.0  # seconds between two signs of life
-SILENCE = 30.0  # seconds without one after which a process counts as dead
+SILENCE = 45.0  # seconds without one after which a process counts as dead
 GO_ON = "the last checkpoint is whole: start the same command again with --resume"
 
 

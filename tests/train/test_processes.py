@@ -71,10 +71,10 @@ def test_two_processes_have_the_losses_of_one(colors, tmp_path, monkeypatch):
     assert "epoch 3/3" in errors[0]
 
 
-@pytest.mark.parametrize(("dies", "way"), [(1, "kill"), (0, "stop")])
-def test_when_a_process_dies_the_other_one_leaves_with_one_line(colors, tmp_path, dies, way):
+@pytest.mark.parametrize(("dies", "way", "silence"), [(1, "kill", "45"), (0, "stop", "15")])
+def test_when_a_process_dies_the_other_one_leaves_with_one_line(colors, tmp_path, dies, way, silence):
     out = tmp_path / "run"
-    options = ("--rank", str(dies), "--way", way, "--die-in-step", "10", "0", "--silence", "5")
+    options = ("--rank", str(dies), "--way", way, "--die-in-step", "10", "0", "--silence", silence)
     processes = two_processes(colors, out, *options)
     try:
         error = processes[1 - dies].communicate(timeout=150)[1]
