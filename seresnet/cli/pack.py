@@ -41,5 +41,6 @@ def pack(
         packed = write(parts, out, size, shard_size, threads, exist_ok, progress.advance)
     print(progress.summary(), file=sys.stderr)
     left_out = f", {len(packed.skipped):,} left out" if packed.skipped else ""
-    print(f"{packed.images:,} images in {packed.shards:,} shards{left_out}\n{out}")
+    shards = f"{packed.shards:,} shard{'' if packed.shards == 1 else 's'}"
+    print(f"{packed.images:,} images in {shards}{left_out}\n{out}")
     return 1 if packed.skipped else 0
