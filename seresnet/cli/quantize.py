@@ -42,7 +42,7 @@ def quantize(
     offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Replace the quantized model that is in --out.")] = False,
 ) -> int:
-    """Turn a network into 8-bit integers: a quarter of the size, and faster on CPUs.
+    """Turn a network into 8-bit integers: smaller files, and faster answers on CPUs.
 
     Some images of DATA set the ranges of the numbers, others compare the result with float32: the share of the same
     answers, the error of the logits, and the accuracy where DATA has the model's classes. A result that is too bad is
