@@ -95,10 +95,6 @@ class Training:
             preprocess, pad=config.pad, hflip=config.hflip, rotation=config.rotation, erase=config.erase
         ).to(accelerator.device)
         self.steps_per_epoch = train_data.batches_per_epoch() // config.accumulate
-        if not self.steps_per_epoch:
-            raise SeresnetError(
-                f"{len(train_data.samples)} training images are fewer than one batch; lower --batch-size"
-            )
         self.at = Position()
         self.bad_steps = BadSteps(accelerator)
         self.stop = StopSignal(impatient=accelerator.num_processes == 1)

@@ -38,7 +38,7 @@ def settle(
     """Return ``config`` with every automatic setting decided, for ``images`` training images.
 
     ``saved`` are the settings of the run that goes on, whose batch size stays. Raises ConfigError for a batch size
-    that the processes and micro-batches do not divide.
+    that the processes and micro-batches do not divide, or that is larger than the data set.
     """
     world = accelerator.num_processes
     if config.auto_batch_size and saved:
@@ -54,6 +54,8 @@ def settle(
         raise ConfigError(
             f"global_batch_size {config.global_batch_size} is no multiple of processes times accumulate; change it"
         )
+    if images < config.global_batch_size:
+        raise ConfigError(f"{images} training images are fewer than one batch; lower --batch-size")
     if config.freeze_bn == "auto":
         few = config.global_batch_size // world // config.accumulate < FEW_IMAGES
         config = replace(config, freeze_bn=config.pretrained and few)
@@ -61,11 +63,14 @@ def settle(
 
 
 def suiting_batch_size(images: int, largest: int) -> int:
-    """Return the largest power of two, from 8 to ``largest``, that leaves ``STEPS`` steps to an epoch of ``images``."""
+    """Return the largest power of two, from 8 to ``largest``, that leaves ``STEPS`` steps to an epoch of ``images``.
+
+    Of fewer images than that, all of them.
+    """
     size = 8
     while 2 * size <= min(largest, images // STEPS):
         size *= 2
-    return min(size, largest)
+    return min(size, largest, max(2, images))
 
 
 def fitting_accumulation(config: TrainConfig, model: SEResNet, batch: int, accelerator: Accelerator) -> int:
@@ -84,7 +89,7 @@ def fitting_accumulation(config: TrainConfig, model: SEResNet, batch: int, accel
 
 
 def activation_bytes(model: SEResNet, size: int) -> int:
-    """Return what one image of ``size`` pixels leaves for the backward pass, in float32; nothing is computed."""
+    """Return what one image of ``size`` pixels leaves for the backward pass at most, in float32; nothing is computed."""
     twin = copy.deepcopy(model).to("meta").train()
     weights = {p.untyped_storage()._cdata for p in twin.parameters()}
     kept: dict[int, Tensor] = {}

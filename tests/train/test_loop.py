@@ -170,7 +170,7 @@ def test_data_that_is_too_small_or_wrong_is_refused(tmp_path, colors):
     with pytest.raises(DataError, match="no such folder"):
         train(config(), tmp_path / "missing", tmp_path / "run")
     with pytest.raises(SeresnetError, match="fewer than one batch"):
-        train(config(global_batch_size=1024), colors, tmp_path / "run2")
+        train(config(global_batch_size=1024), colors, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
