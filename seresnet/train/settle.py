@@ -89,7 +89,7 @@ def fitting_accumulation(config: TrainConfig, model: SEResNet, batch: int, accel
 
 
 def activation_bytes(model: SEResNet, size: int) -> int:
-    """Return what one image of ``size`` pixels leaves for the backward pass at most, in float32; nothing is computed."""
+    """Return what one image of ``size`` pixels leaves for the backward pass at most, in float32, without computing."""
     twin = copy.deepcopy(model).to("meta").train()
     weights = {p.untyped_storage()._cdata for p in twin.parameters()}
     kept: dict[int, Tensor] = {}
