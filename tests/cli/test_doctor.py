@@ -38,7 +38,10 @@ def test_all_is_well_here():
     text = done.stdout.decode()
     assert done.returncode == 0, text
     assert "✗" not in text and text.endswith("all is well\n")
-    assert all(name in text for name in (*doctor.CORE, seresnet.__version__, "cpu features", "openvino CPU", "converted models"))
+    assert all(
+        name in text
+        for name in (*doctor.CORE, seresnet.__version__, "cpu features", "openvino CPU", "converted models")
+    )
 
 
 def test_a_missing_package_is_a_fault_and_a_missing_extra_is_none(monkeypatch):
