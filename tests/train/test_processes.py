@@ -52,7 +52,7 @@ def two_processes(colors: Path, out: Path, *options: str) -> list[subprocess.Pop
 
 def test_two_processes_have_the_losses_of_one(colors, tmp_path, monkeypatch):
     processes = two_processes(colors, tmp_path / "two", "--losses", str(tmp_path / "two.txt"))
-    errors = [process.communicate(timeout=200)[1] for process in processes]
+    errors = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     monkeypatch.setattr(Training, "step", Training.step)  # and back again at the end
     driver.record_losses(tmp_path / "one.txt")
@@ -77,7 +77,7 @@ def test_when_a_process_dies_the_other_one_leaves_with_one_line(colors, tmp_path
     options = ("--rank", str(dies), "--way", way, "--die-in-step", "10", "0", "--silence", silence)
     processes = two_processes(colors, out, *options)
     try:
-        error = processes[1 - dies].communicate(timeout=150)[1]
+        error = processes[1 - dies].communicate(timeout=500)[1]
     finally:
         for process in processes:
             process.kill()
