@@ -2,7 +2,7 @@
 
     python benchmarks/quantization.py DATA --model seresnet20.cifar10 --out benchmarks/2026-11-23-int8-cifar10.md
 
-DATA holds the model's class folders in train and test (benchmarks/2026-11-22-seresnet20-cifar10.md says where CIFAR-10
+DATA holds the model's class folders in train and test (benchmarks/2026-11-23-seresnet20-cifar10.md says where CIFAR-10
 comes from). The images to calibrate on are of the training part, the others of the test part. NNCF runs with its
 defaults, on the network as OpenVINO's converter gives it, and on the inference form that this package quantizes.
 """

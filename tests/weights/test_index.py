@@ -20,7 +20,7 @@ from seresnet.weights.labels import imagenet_1k
 from tests.timm_import import timm
 from tests.weights.nets import equal, small
 
-RECORD = Path(__file__).parents[2] / "benchmarks" / "2026-11-22-seresnet20-cifar10.md"
+RECORD = Path(__file__).parents[2] / "benchmarks" / "2026-11-23-seresnet20-cifar10.md"
 NAMED = [name for name, entry in entries().items() if not entry.bundled]
 CONTROLS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
