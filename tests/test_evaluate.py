@@ -51,7 +51,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clf() -> Classifier:
-    return load(tiny(), device="cpu")
+    return load(tiny(), device="cpu", precision="float32")
 
 
 def by_hand(data: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ log = logging.getLogger("seresnet")
 # What an inference form takes over from its network besides the modules.
 TAKEN = (
     *("cfg", "num_classes", "in_chans", "drop_rate", "global_pool", "num_features", "head_hidden_size"),
-    *("labels", "label_ids", "preprocess", "pretrained_cfg", "feature_info"),
+    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "feature_info"),
 )
 
 
