@@ -152,7 +152,8 @@ def text_of(found: Sequence[Subject], count: int, photos: int, arch: str, load: 
         "photographs and a classifier fitted to tell their mirror images apart. timm's pipeline is "
         '`benchmarks/timm_inference.py`. "Empty cache" is the first run of a model on a machine, before the rounds. '
         "Memory is that of all processes together, a shared page counted once. Top-1 is compared with "
-        f'"{float32.name}".\n',
+        f'"{float32.name}": with random weights many answers are close calls; of a trained model '
+        "`seresnet quantize` reports it.\n",
         record.table((*columns, "same top-1 as float32"), rows),
         record.table(record.GOAL_COLUMNS, [goal.row(timings) for goal in goals()]),
         "## Hardware and versions\n",
