@@ -1,9 +1,10 @@
-"""The end of a block in training, as one function of few passes: batch norm, excitation, shortcut, ReLU.
+"""The end of a block in training, as one function: batch norm, excitation, shortcut, ReLU.
 
-Autograd's own backward pass goes over the block's widest tensors once for each operation of the forward pass. But the
-gradient of all of them follows from two sums for each image and channel, of g and of g * u (g: the gradient behind the
-ReLU; u: what the last convolution put out): they give the gate's gradient and both of batch norm's reductions. Then one
-more pass gives the gradient of u. The output of batch norm is not kept either, which saves its memory.
+The forward pass is that of the modules, operation by operation, so that its numbers are theirs to the last bit. But
+autograd's own backward pass goes over the block's widest tensors once for each of these operations, where the gradient of
+all of them follows from two sums for each image and channel, of g and of g * u (g: the gradient behind the ReLU; u: what
+the last convolution put out): they give the gate's gradient and both of batch norm's reductions. Then one more pass
+gives the gradient of u. The output of batch norm is not kept either, which saves its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from seresnet.models.squeeze_excite import SqueezeExcite
 
@@ -35,14 +37,14 @@ def excited_sum(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeEx
     if norm.num_batches_tracked is not None and norm.track_running_stats:
         norm.num_batches_tracked.add_(1)
     statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
-    matrices = (se.fc1.weight.flatten(1), se.fc1.bias, se.fc2.weight.flatten(1), se.fc2.bias)
+    matrices = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
     return _ExcitedSum.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
 
 
 class _ExcitedSum(torch.autograd.Function):
     """``v = norm(u)``, ``s = sigmoid(w2 relu(w1 mean(v) + b1) + b2)``, ``y = relu(s * v + shortcut)``.
 
-    Small tensors, ``(N, C)`` and ``(C,)``, are in the number format of the parameters, also under autocast.
+    Small tensors, ``(N, C, 1, 1)`` and ``(C,)``, are in the number format of the parameters, also under autocast.
     """
 
     @staticmethod
@@ -60,27 +62,28 @@ class _ExcitedSum(torch.autograd.Function):
     ) -> Tensor:
         running_mean, running_var, momentum, eps = statistics
         v, mean, scale = torch.native_batch_norm(u, weight, bias, running_mean, running_var, True, momentum, eps)
-        centred = (_sum(u, weight) / u[0, 0].numel() - mean) * scale  # (N, C): the mean of each image's normalised u
         with torch.autocast(u.device.type, enabled=False):
-            squeezed = centred * weight + bias
-            hidden = torch.relu(torch.addmm(b1, squeezed, w1.t()))
-            gate = torch.sigmoid(torch.addmm(b2, hidden, w2.t()))
-        y = torch.addcmul(shortcut, v, _spread(gate, v)).relu_()
-        ctx.save_for_backward(u, y, weight, bias, w1, w2, mean, scale, centred, squeezed, hidden, gate)
+            squeezed = v.mean((2, 3), keepdim=True).to(weight.dtype)  # (N, C, H, W) -> (N, C, 1, 1)
+            hidden = torch.relu(F.conv2d(squeezed, w1, b1))
+            gate = torch.sigmoid(F.conv2d(hidden, w2, b2))
+        y = (v * gate.to(v.dtype)).add_(shortcut).relu_()
+        ctx.save_for_backward(u, y, weight, bias, w1, w2, mean, scale, squeezed, hidden, gate)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, y, weight, bias, w1, w2, mean, scale, centred, squeezed, hidden, gate = ctx.saved_tensors
+        u, y, weight, bias, w1, w2, mean, scale, *small = ctx.saved_tensors
+        squeezed, hidden, gate = (t.flatten(1) for t in small)  # (N, C, 1, 1) -> (N, C)
         pixels = u[0, 0].numel()
         g = torch.ops.aten.threshold_backward(grad, y, 0)
         sum_g = _sum(g, weight)  # (N, C), as all that follows
         sum_gx = (_sum(g * u, weight) - mean * sum_g) * scale  # x: u normalised
         # Through the gate to the squeeze
         grad_gate = (sum_gx * weight + sum_g * bias) * gate * (1 - gate)
-        grad_hidden = (grad_gate @ w2) * (hidden > 0)
-        grad_squeezed = grad_hidden @ w1
+        grad_hidden = (grad_gate @ w2.flatten(1)) * (hidden > 0)
+        grad_squeezed = grad_hidden @ w1.flatten(1)
+        centred = (_sum(u, weight) / pixels - mean) * scale  # the mean of each image's x
         # Through batch norm: v's gradient is g * gate + grad_squeezed / pixels; its sums, of it and of it * x
         grad_bias = (sum_g * gate + grad_squeezed).sum(0)  # (C,)
         grad_weight = (sum_gx * gate + grad_squeezed * centred).sum(0)
@@ -88,7 +91,7 @@ class _ExcitedSum(torch.autograd.Function):
         slope = -factor * scale * grad_weight / (images * pixels)  # (C,)
         shift = factor * (grad_squeezed - grad_bias / images) / pixels - slope * mean  # (N, C)
         du = (g * _spread(gate * factor, u)).addcmul_(u, _spread(slope[None], u)).add_(_spread(shift, u))
-        grad_w1, grad_w2 = grad_hidden.t() @ squeezed, grad_gate.t() @ hidden
+        grad_w1, grad_w2 = (grad_hidden.t() @ squeezed).view_as(w1), (grad_gate.t() @ hidden).view_as(w2)
         return du, g, grad_weight, grad_bias, grad_w1, grad_hidden.sum(0), grad_w2, grad_gate.sum(0), None
 
 
