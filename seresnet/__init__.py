@@ -11,10 +11,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seresnet.benchmark import benchmark
     from seresnet.errors import SeresnetError
     from seresnet.evaluate import evaluate
     from seresnet.predict import load
     from seresnet.preprocess import Preprocess
+    from seresnet.quantize import quantize
     from seresnet.reparameterize import reparameterize
     from seresnet.train.run import train
     from seresnet.weights.index import list_models
@@ -27,10 +29,12 @@ __all__ = [
     "Preprocess",
     "SeresnetError",
     "__version__",
+    "benchmark",
     "create_model",
     "evaluate",
     "list_models",
     "load",
+    "quantize",
     "reparameterize",
     "save",
     "train",
@@ -39,10 +43,12 @@ __all__ = [
 _HOMES = {
     "Preprocess": "seresnet.preprocess",
     "SeresnetError": "seresnet.errors",
+    "benchmark": "seresnet.benchmark",
     "create_model": "seresnet.weights.load",
     "evaluate": "seresnet.evaluate",
     "list_models": "seresnet.weights.index",
     "load": "seresnet.predict",
+    "quantize": "seresnet.quantize",
     "reparameterize": "seresnet.reparameterize",
     "save": "seresnet.weights.save",
     "train": "seresnet.train.run",
