@@ -202,7 +202,7 @@ def test_an_interrupted_save_leaves_the_old_directory(tmp_path, monkeypatch) -> 
     new.fc.bias.data += 1
     seresnet.save(old, tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no space left on the disk; free some"):
         seresnet.save(new, tmp_path)
     monkeypatch.undo()
     assert equal(seresnet.create_model(tmp_path, pretrained=True), old)
