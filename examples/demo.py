@@ -63,7 +63,7 @@ def main() -> None:
     command("predict", OUT / "photographs", "--topk", "3", "--sheet", OUT / "photographs.png")
     print("\n2. The same weights, fine-tuned to read real handwritten digits: 1,437 to learn from, 360 held out.")
     write_digits(OUT / "digits")
-    command("train", OUT / "digits", "--recipe", "finetune", "--set", "hflip=0", "--out", OUT / "run")
+    command("train", OUT / "digits", "--recipe", "finetune", "--epochs", "15", "--set", "hflip=0", "--out", OUT / "run")
     print("\n3. The fine-tuned model on the 360 digits it has never seen.")
     command("eval", OUT / "digits" / "test", "--model", OUT / "run" / "last", "--report", OUT / "report")
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Look at:")

@@ -1,10 +1,10 @@
 """The end of a block in training, as one function: batch norm, excitation, shortcut, ReLU.
 
 The forward pass is that of the modules, operation by operation, so that its numbers are theirs to the last bit. But
-autograd's own backward pass goes over the block's widest tensors once for each of these operations, where the gradient of
-all of them follows from two sums for each image and channel, of g and of g * u (g: the gradient behind the ReLU; u: what
-the last convolution put out): they give the gate's gradient and both of batch norm's reductions. Then one more pass
-gives the gradient of u. The output of batch norm is not kept either, which saves its memory.
+autograd's own backward pass goes over the block's widest tensors once for each of these operations, where the gradient
+of all of them follows from two sums for each image and channel, of g and of g * u (g: the gradient behind the ReLU; u:
+what the last convolution put out): they give the gate's gradient and both of batch norm's reductions. Then one more
+pass gives the gradient of u. The output of batch norm is not kept either, which saves its memory.
 """
 
 from __future__ import annotations
