@@ -1,7 +1,11 @@
-"""Every run of the tests has a cache of its own, also in the processes that it starts."""
+"""What every run of the tests has, also in the processes that it starts: a cache of its own, and interrupts."""
 
 import os
+import signal
 import tempfile
 
 _cache = tempfile.TemporaryDirectory(prefix="seresnet-tests-")
 os.environ["SERESNET_CACHE"] = _cache.name
+
+# A shell starts what stands before an "&" with interrupts ignored, and processes pass that on to those they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
