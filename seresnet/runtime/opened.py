@@ -14,7 +14,7 @@ from seresnet import __version__
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.machine import described_processor, processor
 from seresnet.preprocess import Preprocess
-from seresnet.runtime.cache import Cache, key_of, sha256_of
+from seresnet.runtime.cache import Cache, key_of, digest_of
 from seresnet.runtime.calibration import Calibration
 from seresnet.runtime.engine import ENGINES, Engine, check_engine, choose_engine, open_engine
 from seresnet.weights.locate import Origin, locate
@@ -169,12 +169,12 @@ def _facts(origin: Origin) -> dict[str, Any]:
 
 
 def _digests(origin: Origin, settings: Settings) -> list[str]:
-    """Return the SHA-256 of the weights, and of the images to calibrate with; nothing where one cannot be read."""
+    """Return hashes of the weights and of the images to calibrate with; nothing where one cannot be read."""
     if origin.path is None or not origin.path.is_file():
         return []
     images = settings.calibration.digest() if settings.calibration else ""
     try:
-        return [sha256_of(origin.path), images] if images is not None else []
+        return [digest_of(origin.path), images] if images is not None else []
     except OSError:
         return []
 
