@@ -14,7 +14,7 @@ from seresnet.data.open import open_labelled, open_parts
 from seresnet.data.samples import SPLITS, ImageSet, StoredImage, Stream
 from seresnet.data.sources import files_below
 from seresnet.errors import DataError
-from seresnet.evaluate import match_classes
+from seresnet.evaluate import coverage, match_classes
 
 COMPARED = 2000  # images at most: one percent of changed answers is known to half a percent then
 SEED = 0
@@ -110,7 +110,8 @@ def _with_targets(
         first = ", ".join(images.classes[:3])
         return spread(without), (f"{first}, ... are no classes of the model: judged by agreement with float32 alone",)
     known = spread([(image, indices[t]) for image, t in samples if isinstance(t, int)])
-    return known, tuple(note.partition(";")[0] for note in notes)  # behind it, what holds for macro averages
+    covered = coverage(labels, set(indices))
+    return known, tuple(note.partition(";")[0] for note in notes + covered)  # behind it, what holds for macro averages
 
 
 def _is_known(name: str, labels: Sequence[str], label_ids: Sequence[str]) -> bool:

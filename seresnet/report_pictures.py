@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from seresnet.evaluate import Evaluation, Result
+    from seresnet.evaluation import Evaluation, Result
+    from seresnet.single_label import SingleLabelEvaluation
 
 BLUE, GREY, RED, AMBER, INK = "#1f6feb", "#c3cad3", "#d1242f", "#d4a72c", "#24292f"
 MATRIX_CLASSES = 40  # more of them, and the commonest mistakes are listed instead
@@ -22,13 +23,13 @@ LISTED = 30  # rows of a list of classes or mistakes
 TILES, TILE_COLUMNS = 24, 6
 
 
-def draw_confusion(e: Evaluation) -> Figure:
+def draw_confusion(e: SingleLabelEvaluation) -> Figure:
     """Draw the confusion matrix, each row as shares of its class; of many classes, the commonest mistakes."""
     shown = np.flatnonzero((e.support > 0) | (e.confusion.sum(axis=0) > 0))
     return _matrix(e, shown) if len(shown) <= MATRIX_CLASSES else _pairs(e)
 
 
-def draw_reliability(e: Evaluation) -> Figure:
+def draw_reliability(e: SingleLabelEvaluation) -> Figure:
     """Draw accuracy against confidence, bin by bin, and below it how many images have which confidence."""
     figure = new_figure(6.4, 7.0, f"Reliability: expected calibration error {100 * e.ece:.2f} %")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.25))
@@ -59,17 +60,17 @@ def draw_reliability(e: Evaluation) -> Figure:
 
 
 def draw_per_class(e: Evaluation) -> Figure:
-    """Draw the F1 of each class that has images, the best on top; of many, the highest, the lowest and a histogram."""
-    present = np.flatnonzero(e.support)
-    order = present[np.argsort(e.f1[present], kind="stable")]  # the lowest first
+    """Draw the score of each class that has images, the best on top; of many, highest, lowest and a histogram."""
+    present, (name, values, average) = np.flatnonzero(e.support), e.score
+    order = present[np.argsort(values[present], kind="stable")]  # the lowest first
     many = len(order) > MATRIX_CLASSES
     rows = np.concatenate([order[: LISTED // 2], order[-LISTED // 2 :]]) if many else order
     places = np.arange(len(rows)) + (np.arange(len(rows)) >= LISTED // 2) * many  # an empty row between the halves
     size = (11 if many else 7.2), 1.6 + 0.27 * max(len(rows), 4)
-    figure = new_figure(*size, f"F1 by class: macro average {100 * e.macro_f1:.1f} %")
+    figure = new_figure(*size, f"{name[0].upper()}{name[1:]} by class: macro average {100 * average:.1f} %")
     axes = figure.subplots(1, 2, width_ratios=(3, 2)) if many else [figure.subplots()]
     bars = axes[0]
-    bars.barh(places, e.f1[rows], color=BLUE, height=0.72)
+    bars.barh(places, values[rows], color=BLUE, height=0.72)
     bars.scatter(e.precision[rows], places, marker="|", color=INK, s=70, label="precision", zorder=3, clip_on=False)
     bars.scatter(
         e.recall[rows],
@@ -82,19 +83,19 @@ def draw_per_class(e: Evaluation) -> Figure:
         zorder=3,
         clip_on=False,
     )
-    bars.axvline(e.macro_f1, color=INK, lw=1, ls="--", label="macro average")
+    bars.axvline(average, color=INK, lw=1, ls="--", label="macro average")
     half = LISTED // 2
     bars.set(
-        xlim=(0, 1), xlabel=f"F1 of the {half} highest and {half} lowest of {len(order)} classes" if many else "F1"
+        xlim=(0, 1), xlabel=f"{name} of the {half} highest and {half} lowest of {len(order)} classes" if many else name
     )
     names = [f"{_short(e.labels[i])} ({e.support[i]:,})" for i in rows]
     bars.set_yticks(places, names, fontsize=8, parse_math=False)
     bars.set_ylim(-0.6, places[-1] + 0.6)
     bars.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
     if many:
-        axes[1].hist(e.f1[order], bins=25, range=(0, 1), color=BLUE, edgecolor="white")
-        axes[1].axvline(e.macro_f1, color=INK, lw=1, ls="--")
-        axes[1].set(xlim=(0, 1), xlabel="F1 of all classes", ylabel="classes")
+        axes[1].hist(values[order], bins=25, range=(0, 1), color=BLUE, edgecolor="white")
+        axes[1].axvline(average, color=INK, lw=1, ls="--")
+        axes[1].set(xlim=(0, 1), xlabel=f"{name} of all classes", ylabel="classes")
     for ax in axes:
         tidy(ax)
         ax.xaxis.set_major_formatter(_percent)
@@ -104,8 +105,8 @@ def draw_per_class(e: Evaluation) -> Figure:
 
 def draw_mistakes(e: Evaluation) -> Figure | None:
     """Draw the most confident mistakes as thumbnails; None where there are none, or no image files."""
-    tiles = []
-    for result in e.mistakes():
+    tiles, mistakes = [], e.mistakes()
+    for result in mistakes:
         picture = _thumbnail(result)
         if picture is not None:
             tiles.append((result, picture))
@@ -115,17 +116,18 @@ def draw_mistakes(e: Evaluation) -> Figure | None:
         return None
     columns = min(TILE_COLUMNS, max(3, len(tiles)))
     rows = ceil(len(tiles) / columns)
-    wrong = e.n - round(e.top1 * e.n)
-    which = f"The {len(tiles)} most confident of {wrong:,} mistakes" if wrong > len(tiles) else "All mistakes"
+    some = len(mistakes) > len(tiles)
+    which = f"The {len(tiles)} most confident of {len(mistakes):,} mistakes" if some else "All mistakes"
     figure = new_figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; in red, what the model said")
     figure.set_layout_engine("constrained", hspace=0.12)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, (result, picture) in zip(figure.axes, tiles, strict=False):
         axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 96 else "antialiased")
-        text = f"{_short(e.labels[result.top1], 17)} {100 * result.probability:.1f} %"
+        verdict = e.verdict(result)
+        text = f"{_short(verdict.said, 17)} {100 * verdict.confidence:.1f} %"
         axes.set_title(text, fontsize=8.5, color=RED, pad=3, parse_math=False)
-        caption = f"is {_short(e.labels[result.target], 19)}"
+        caption = f"is {_short(verdict.truth, 19)}"
         axes.text(
             0.5,
             -0.04,
@@ -140,7 +142,7 @@ def draw_mistakes(e: Evaluation) -> Figure | None:
     return figure
 
 
-def _matrix(e: Evaluation, shown: Any) -> Figure:
+def _matrix(e: SingleLabelEvaluation, shown: Any) -> Figure:
     """Draw the matrix of the classes ``shown``."""
     counts = e.confusion[np.ix_(shown, shown)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -170,7 +172,7 @@ def _matrix(e: Evaluation, shown: Any) -> Figure:
     return figure
 
 
-def _pairs(e: Evaluation) -> Figure:
+def _pairs(e: SingleLabelEvaluation) -> Figure:
     """Draw the commonest mistakes as bars."""
     pairs = e.most_confused(LISTED)[::-1]
     title = f"The commonest mistakes: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images"

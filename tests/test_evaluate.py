@@ -12,9 +12,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from seresnet.data.folder import image_folder
 from seresnet.data.open import open_labelled
 from seresnet.errors import ConfigError, DataError
-from seresnet.evaluate import Evaluation, evaluate, match_classes, published
+from seresnet.evaluate import evaluate, match_classes, published
 from seresnet.models.resnet import SEResNet
 from seresnet.predict import Classifier, load
+from seresnet.single_label import SingleLabelEvaluation
 from tests.networks import ANIMALS
 from tests.networks import tiny as biased
 
@@ -135,7 +136,9 @@ def test_a_shuffled_set_of_class_folders_is_matched_by_name(tmp_path):
     found = evaluate(model, data)
     assert [r.target for r in found.results] == [2] * 6 + [0] * 6
     np.testing.assert_array_equal(found.support, [6, 0, 6])
-    assert found.notes == ("2 of the model's 3 classes have images; macro averages are over these",)
+    assert found.notes == (
+        "2 of the model's 3 classes have images; macro averages are over these; no images of unicorn",
+    )
 
 
 LABELS = ["tench", "great white shark", "crane", "crane", "T-shirt"]
@@ -231,4 +234,4 @@ def test_the_order_of_the_samples_does_not_matter(clf, data):
     found = evaluate(clf, folder, batch_size=4)
     assert sorted((r.path, r.top1) for r in other.results) == sorted((r.path, r.top1) for r in found.results)
     np.testing.assert_array_equal(other.confusion, found.confusion)
-    assert isinstance(found, Evaluation)
+    assert isinstance(found, SingleLabelEvaluation)

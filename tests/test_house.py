@@ -20,6 +20,9 @@ FLOORS = (
     (
         "predict",
         "evaluate",
+        "evaluation",
+        "single_label",
+        "multi_label",
         "quantize",
         "quantize_images",
         "metrics",

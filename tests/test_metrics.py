@@ -10,7 +10,8 @@ from sklearn import metrics as truth
 
 from seresnet.errors import ConfigError, DataError, WeightsError
 from seresnet.evaluate import evaluate_logits
-from seresnet.metrics import BINS, Meter, Metrics, _tolerant_of_torchvision
+from seresnet.metrics import _tolerant_of_torchvision
+from seresnet.single_label import BINS, SingleLabelMeter, SingleLabelMetrics
 
 
 def scores(n: int, classes: int, seed: int = 0, scale: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,8 +40,8 @@ def calibration_error(logits: np.ndarray, targets: np.ndarray, bins: int = 15) -
     return error
 
 
-def metered(logits: np.ndarray, targets: np.ndarray, batch: int) -> Metrics:
-    meter = Meter(logits.shape[1])
+def metered(logits: np.ndarray, targets: np.ndarray, batch: int) -> SingleLabelMetrics:
+    meter = SingleLabelMeter(logits.shape[1])
     for start in range(0, len(logits), batch):
         meter.update(logits[start : start + batch], targets[start : start + batch])
     return meter.compute()
@@ -137,7 +138,7 @@ def test_top5_of_few_classes_is_whole() -> None:
 
 def test_update_returns_the_top_classes_with_their_probabilities() -> None:
     logits, targets = scores(20, 5)
-    tops, confidence = Meter(5).update(torch.from_numpy(logits), torch.from_numpy(targets))
+    tops, confidence = SingleLabelMeter(5).update(torch.from_numpy(logits), torch.from_numpy(targets))
     np.testing.assert_array_equal(tops, logits.argmax(axis=1))
     np.testing.assert_allclose(confidence, probabilities(logits).max(axis=1), rtol=1e-12)
 
@@ -147,7 +148,7 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     logits, targets = scores(8, 3)
     logits[3, 1] = bad
     with pytest.raises(WeightsError, match="not finite"):
-        Meter(3).update(logits, targets)
+        SingleLabelMeter(3).update(logits, targets)
 
 
 @pytest.mark.parametrize(
@@ -161,11 +162,11 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
 )
 def test_shapes_and_classes_that_do_not_fit_are_refused(logits, targets, message) -> None:
     with pytest.raises(DataError, match=message):
-        Meter(2).update(logits, targets)
+        SingleLabelMeter(2).update(logits, targets)
 
 
 def test_nothing_to_measure_is_an_error() -> None:
-    meter = Meter(2)
+    meter = SingleLabelMeter(2)
     meter.update(np.empty((0, 2)), np.empty(0))
     with pytest.raises(DataError, match="no image"):
         meter.compute()
@@ -195,7 +196,7 @@ def test_most_confused_counts_mistakes_alone() -> None:
 def test_without_torchmetrics_the_message_has_the_command(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ConfigError, match=r'run pip install "seresnet\[train\]"') as caught:
-        Meter(3)
+        SingleLabelMeter(3)
     assert "\n" not in str(caught.value)
 
 

@@ -14,16 +14,18 @@ from PIL import Image
 
 from seresnet import report
 from seresnet.errors import ConfigError
-from seresnet.evaluate import Evaluation, Published, Result, evaluate_logits
+from seresnet.evaluate import evaluate_logits
+from seresnet.evaluation import Published
 from seresnet.report import check_report_folder
 from seresnet.report_pictures import draw_confusion, draw_mistakes, draw_per_class, draw_reliability
+from seresnet.single_label import SingleLabelEvaluation, SingleLabelResult
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 PHOTOS = [SKIMAGE / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
 FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "per_class.png", "predictions.csv"]
 
 
-def made(classes: int, n: int, labels: list[str] | None = None) -> Evaluation:
+def made(classes: int, n: int, labels: list[str] | None = None) -> SingleLabelEvaluation:
     """An evaluation of random logits that are often right."""
     rng = np.random.default_rng(classes)
     targets = np.arange(n) % classes
@@ -32,7 +34,7 @@ def made(classes: int, n: int, labels: list[str] | None = None) -> Evaluation:
     return evaluate_logits(logits, targets, labels or [f"class no. {i}" for i in range(classes)])
 
 
-def with_photos(e: Evaluation) -> Evaluation:
+def with_photos(e: SingleLabelEvaluation) -> SingleLabelEvaluation:
     """The same, with a photograph for each image."""
     results = tuple(replace(r, path=str(PHOTOS[i % len(PHOTOS)])) for i, r in enumerate(e.results))
     return replace(e, results=results)
@@ -128,7 +130,7 @@ def test_a_failure_leaves_no_half_of_a_file(tmp_path, monkeypatch):
         figure.savefig = lambda file, **_: (file.write(b"half"), 1 / 0)
         return figure
 
-    monkeypatch.setitem(report.PICTURES, "confusion.png", fail)
+    monkeypatch.setitem(report.CONTENTS[SingleLabelEvaluation].pictures, "confusion.png", fail)
     with pytest.raises(ZeroDivisionError):
         made(3, 30).save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -225,7 +227,7 @@ def test_the_gallery_skips_files_that_are_gone(tmp_path):
     figure = draw_mistakes(replace(e, results=tuple(results)))
     assert sum(bool(axes.images) for axes in figure.axes) == 1
     assert draw_mistakes(e) is None  # no paths at all
-    assert draw_mistakes(replace(e, results=(Result(str(PHOTOS[0]), 1, 1, 0.9),))) is None  # no mistake
+    assert draw_mistakes(replace(e, results=(SingleLabelResult(str(PHOTOS[0]), 1, 1, 0.9),))) is None  # no mistake
 
 
 def test_names_are_drawn_as_they_are_and_without_a_warning(tmp_path, recwarn):

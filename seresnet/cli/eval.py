@@ -12,7 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from seresnet.evaluate import Evaluation
+    from seresnet.evaluation import Evaluation
 
 SHOWN = 5  # lowest classes, and commonest mistakes, in the table
 
@@ -48,8 +48,8 @@ def evaluate(
     """Measure a model on labelled images: accuracy, figures of each class, confusion, calibration.
 
     Each image counts once; the exit code is 1 if one could not be read. The folders of DATA have the names of the
-    model's classes, or their WordNet ids. A report holds metrics.json, per_class.csv, confusion.csv, predictions.csv,
-    and pictures.
+    model's classes, or their WordNet ids. Where an image has several labels: average precision, F1, exact matches. A
+    report holds metrics.json, per_class.csv, predictions.csv, with one label an image confusion.csv, and pictures.
     """
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.data.open import open_labelled
@@ -107,21 +107,15 @@ def _table(e: Evaluation) -> Iterator[Text]:
     )
     if e.published:
         yield Text(f"{'':28}{'measured':>14}{'published':>14} ({e.published.data})", "dim")
-    reported = (e.published.top1, e.published.top5) if e.published else (None, None)
-    yield _figure("top-1 accuracy", e.top1, reported[0], style="bold green")
-    if len(e.labels) > 5:
-        yield _figure("top-5 accuracy", e.top5, reported[1])
-    yield _figure("macro precision", e.macro_precision)
-    yield _figure("macro recall", e.macro_recall)
-    yield _figure("macro F1", e.macro_f1)
-    yield _figure("expected calibration error", e.ece)
+    for number, figure in enumerate(e.headline()):
+        yield _figure(*figure, style="" if number else "bold green")
     yield Text(f"{'negative log likelihood':28}{e.nll:14.4f}")
     if e.unreadable:
         yield Text(f"{'could not be read':28}{len(e.unreadable):14,}", "red")
     for note in e.notes:
         yield Text(f"note: {printable(note)}", "dim")
     yield from _lowest(e)
-    yield from _confused(e)
+    yield from _commonest(e)
 
 
 def _figure(name: str, share: float, published: float | None = None, style: str = "") -> Text:
@@ -135,22 +129,24 @@ def _lowest(e: Evaluation) -> Iterator[Text]:
     """Yield the classes that are recognised least."""
     from rich.text import Text
 
-    rows = sorted((i for i in range(len(e.labels)) if e.support[i]), key=lambda i: e.f1[i])[:SHOWN]
-    yield Text(f"\n{'lowest F1':28}{'precision':>14}{'recall':>12}{'F1':>12}{'images':>10}", "bold")
+    shares, score = e.by_class(), e.score
+    rows = sorted((i for i in range(len(e.labels)) if e.support[i]), key=lambda i: score.values[i])[:SHOWN]
+    heads = "".join(f"{share.name:>12}" for share in shares)
+    yield Text(f"\n{f'lowest {score.name}':30}{heads}{'images':>10}", "bold")
     for i in rows:
-        shares = f"{100 * e.precision[i]:12.1f} %{100 * e.recall[i]:10.1f} %{100 * e.f1[i]:10.1f} %"
-        yield _cell(e.labels[i], 28).append(f"{shares}{e.support[i]:10,}")
+        figures = "".join(f"{100 * share.values[i]:10.1f} %" for share in shares)
+        yield _cell(e.labels[i], 30).append(f"{figures}{e.support[i]:10,}")
 
 
-def _confused(e: Evaluation) -> Iterator[Text]:
+def _commonest(e: Evaluation) -> Iterator[Text]:
     """Yield the commonest mistakes."""
     from rich.text import Text
 
-    pairs = e.most_confused(SHOWN)
-    if pairs:
+    mistakes = e.commonest_mistakes(SHOWN)
+    if mistakes:
         yield Text("\ncommonest mistakes", "bold")
-    for i, j, count in pairs:
-        yield _cell(f"{e.labels[i]} → {e.labels[j]}", 44).append(f"{count:8,} of {e.support[i]:,}")
+    for which, images, total in mistakes:
+        yield _cell(which, 44).append(f"{images:8,} of {total:,}")
 
 
 def _cell(text: str, width: int) -> Text:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seresnet.evaluate import Published, evaluate
+from seresnet.evaluate import evaluate
+from seresnet.evaluation import Published
 from seresnet.predict import load
 from seresnet.weights.load import create_model
 from seresnet.weights.save import save

@@ -130,10 +130,10 @@ def test_a_folder_with_a_tar_beside_its_classes_is_a_folder(tmp_path):
 
 
 def test_a_report_shows_images_that_are_no_files(colors, tmp_path):
-    from seresnet.evaluate import Result
     from seresnet.report_pictures import _thumbnail
+    from seresnet.single_label import SingleLabelResult
 
     pack(colors, tmp_path / "shards")
     image, target = open_data(tmp_path / "shards").test.samples[0]
-    assert _thumbnail(Result(str(image), target, 0, 0.5, image)).shape == (16, 16, 3)
-    assert _thumbnail(Result(str(image), target, 0, 0.5)) is None
+    assert _thumbnail(SingleLabelResult(str(image), target, 0, 0.5, image=image)).shape == (16, 16, 3)
+    assert _thumbnail(SingleLabelResult(str(image), target, 0, 0.5)) is None
