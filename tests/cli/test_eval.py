@@ -1,5 +1,6 @@
 """``seresnet eval`` as its users run it: exit codes, what is on stdout, and the report."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -127,6 +128,73 @@ def test_published_accuracy_stands_beside_the_measured_one(model, data, monkeypa
     assert re.search(r"measured +published \(ImageNet-1k\)", lines[1])
     assert re.search(r"top-1 accuracy +\d+\.\d\d % +77\.65 %", lines[2])
     assert re.search(r"top-5 accuracy +\d+\.\d\d % +93\.73 %", lines[3])
+
+
+@pytest.fixture
+def labels_list(data) -> Path:
+    """A list of the same images, each with its kind and the next one as labels; none has the last kind alone."""
+    rows = [f"kind {k}/{i}.png,kind {k};kind {min(k + 1, 8)}" for k in range(9) for i in range(2)]
+    (data / "list.csv").write_text("\n".join(["path,labels", *rows]))
+    return data / "list.csv"
+
+
+@pytest.fixture(scope="module")
+def labels_model(tmp_path_factory) -> Path:
+    network = seresnet20()
+    network.multi_label = True
+    return save(network, tmp_path_factory.mktemp("labels_model"))
+
+
+def test_several_labels_an_image(labels_model, labels_list, tmp_path):
+    (labels_list.parent / "kind 3" / "1.png").write_bytes(b"not an image")
+    done = here("eval", labels_list, "--model", labels_model, "--format", "json")
+    assert done.returncode == 1
+    figures = json.loads(done.stdout, parse_constant=pytest.fail)  # NaN is no JSON
+    expected = evaluate(labels_model, labels_list)
+    assert figures == expected.summary()
+    assert (figures["images"], figures["unreadable"], figures["classes_with_images"]) == (17, 1, 9)
+
+    shown = here("eval", labels_list, "--model", labels_model, "--report", tmp_path / "report")
+    table = shown.stdout.decode()
+    for name, share in (
+        ("mean average precision", expected.mean_average_precision),
+        ("micro F1", expected.micro_f1),
+        ("macro F1", expected.macro_f1),
+        ("all labels right", expected.exact_match),
+    ):
+        assert re.search(rf"^{name} +{100 * share:.2f} %$", table, re.M), name
+    assert "macro averages are over these; no images of kind 9" in table
+    assert re.search(r"^lowest average precision +AP +precision +recall +F1 +images$", table, re.M)
+    which, count, total = expected.commonest_mistakes(1)[0]
+    assert re.search(rf"^{which} +{count} of {total}$", table, re.M)
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {
+        *("metrics.json", "per_class.csv", "predictions.csv", "per_class.png", "mistakes.png")
+    }
+
+
+def test_a_model_and_data_of_different_kinds_are_one_line(model, labels_model, data, labels_list):
+    for subject, chosen, message in (
+        (labels_list, model, "has several labels an image"),
+        (data, labels_model, "has one label an image"),
+    ):
+        done = here("eval", subject, "--model", chosen)
+        assert (done.returncode, done.stdout) == (2, b"")
+        *_, last = done.stderr.decode().splitlines()
+        assert last.startswith("seresnet: error: ") and message in last and ": give a" in last
+
+
+def test_a_trained_model_of_several_labels_has_the_figures_of_its_training(labels_list, tmp_path):
+    path = labels_list.with_name("split.csv")
+    head, *rows = labels_list.read_text().splitlines()
+    path.write_text("\n".join([f"{head},split", *(f"{r},{('train', 'val')[i % 2]}" for i, r in enumerate(rows))]))
+    settings = ("--recipe", "debug", "--batch-size", "4", "--precision", "float32", "--device", "cpu")
+    assert here("train", path, *settings, "--out", tmp_path / "run").returncode == 0
+    *_, last = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
+    done = here("eval", path, "--model", tmp_path / "run" / "last", "--format", "json", "--device", "cpu")
+    figures = json.loads(done.stdout)
+    assert (figures["images"], figures["classes"]) == (9, 9)
+    assert figures["mean_average_precision"] == pytest.approx(float(last["val_map"]), rel=1e-3)
+    assert 9 * figures["negative_log_likelihood"] == pytest.approx(float(last["val_loss"]), rel=1e-3)  # 9 labels
 
 
 def test_the_process_prints_results_on_stdout_alone(model, data):
