@@ -141,12 +141,12 @@ def _kind(clf: Classifier, data: ImageSet) -> type[Evaluation]:
         return MultiLabelEvaluation if data.multi_label else SingleLabelEvaluation
     if data.multi_label:
         raise DataError(
-            f"{data.root}: has several labels an image, {clf.model_name} tells one: give a model that was trained on "
-            "such data, or a list with the column 'label'"
+            f"an image of {data.root} has several labels, and {clf.model_name} tells one: give a model trained on such "
+            "data, or a list with the column 'label'"
         )
     raise DataError(
-        f"{data.root}: has one label an image, {clf.model_name} tells several: give a list with the column 'labels', "
-        "or a model that was trained on one label an image"
+        f"an image of {data.root} has one label, and {clf.model_name} tells several: give a list with the column "
+        "'labels', or a model trained on one label an image"
     )
 
 

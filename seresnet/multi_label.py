@@ -192,7 +192,7 @@ class MultiLabelEvaluation(Evaluation, MultiLabelMetrics):
         assert result.mistake is not None
         index, confidence = result.mistake
         said = self.labels[index] if index in result.predicted else f"no {self.labels[index]}"
-        return Verdict(said, confidence, self._names(result.targets) or "none of them")
+        return Verdict(said, confidence, ", ".join(self._names(result.targets)) or "none of them")
 
     def commonest_mistakes(self, count: int) -> list[tuple[str, int, int]]:
         """Return labels that were missed, of how many, and labels that were said, of how many images without them."""
@@ -207,13 +207,13 @@ class MultiLabelEvaluation(Evaluation, MultiLabelMetrics):
         rows = (
             [
                 r.path or "",
-                self._names(r.targets),
-                self._names(r.predicted),
+                ";".join(self._names(r.targets)),
+                ";".join(self._names(r.predicted)),
                 ";".join(f"{r.probabilities[i]:.6g}" for i in r.predicted),
             ]
             for r in self.results
         )
         return ["path", "targets", "predicted", "probabilities"], rows
 
-    def _names(self, indices: Iterable[int]) -> str:
-        return ";".join(self.labels[i] for i in indices)
+    def _names(self, indices: Iterable[int]) -> list[str]:
+        return [self.labels[i] for i in indices]

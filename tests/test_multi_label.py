@@ -206,10 +206,10 @@ def test_a_label_that_only_unreadable_images_have_is_named_too(clf, tmp_path):
 
 def test_a_model_of_one_label_is_refused_on_several_and_the_other_way_round(clf, data, tmp_path):
     one = listed(tmp_path, ["cat", "dog", "émeu"], column="label")
-    with pytest.raises(DataError, match="has several labels an image, SEResNet tells one: give a model") as caught:
+    with pytest.raises(DataError, match="has several labels, and SEResNet tells one: give a model") as caught:
         evaluate(tiny(), data)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="has one label an image, SEResNet tells several: give a list") as caught:
+    with pytest.raises(DataError, match="has one label, and SEResNet tells several: give a list") as caught:
         evaluate(clf, one)
     assert "\n" not in str(caught.value)
     one.write_text(one.read_text().replace("path,label", "path,labels"))  # what the message says
@@ -280,7 +280,7 @@ def test_the_gallery_is_the_most_confident_mistakes():
         label = int(wrong[image].argmax())
         share = 100 / (1 + np.exp(-float(np.abs(logits[image, label]))))
         titles.append(f"{'' if logits[image, label] > 0 else 'no '}{LABELS[label]} {share:.1f} %")
-        captions.append("is " + (";".join(np.array(LABELS)[labels[image] > 0]) or "none of them"))
+        captions.append("is " + (", ".join(np.array(LABELS)[labels[image] > 0]) or "none of them"))
     tiles = [axes for axes in draw_mistakes(e).axes if axes.images]
     assert [axes.get_title() for axes in tiles] == titles
     assert [axes.texts[0].get_text()[:15] for axes in tiles] == [caption[:15] for caption in captions]

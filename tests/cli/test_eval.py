@@ -174,8 +174,8 @@ def test_several_labels_an_image(labels_model, labels_list, tmp_path):
 
 def test_a_model_and_data_of_different_kinds_are_one_line(model, labels_model, data, labels_list):
     for subject, chosen, message in (
-        (labels_list, model, "has several labels an image"),
-        (data, labels_model, "has one label an image"),
+        (labels_list, model, "has several labels, and"),
+        (data, labels_model, "has one label, and"),
     ):
         done = here("eval", subject, "--model", chosen)
         assert (done.returncode, done.stdout) == (2, b"")
