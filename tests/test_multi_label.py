@@ -82,9 +82,11 @@ def test_figures_are_those_of_loops(batch):
 
 
 def test_logits_that_look_like_probabilities_are_still_logits():
-    said, probabilities = MultiLabelMeter(2).update([[0.1, 0.9], [0.0, 0.2]], [[1, 0], [0, 1]])
+    meter = MultiLabelMeter(2)
+    said, probabilities = meter.update([[0.1, 0.9], [0.0, 0.2]], [[1, 0], [0, 1]])
     np.testing.assert_array_equal(said, [[True, True], [False, True]])
     assert probabilities[0, 1] == pytest.approx(1 / (1 + np.exp(-0.9)))
+    assert (meter.compute().recall.tolist(), meter.compute().precision.tolist()) == ([1.0, 1.0], [1.0, 0.5])
 
 
 def test_sure_answers_keep_their_order_and_a_finite_likelihood():
