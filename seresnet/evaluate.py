@@ -75,7 +75,7 @@ def evaluate(
         unreadable=tuple(unreadable),
         model=clf.model_name,
         engine=clf.engine.describe(),
-        data=str(folder.root),
+        data=str(folder),
         notes=notes + coverage(clf.labels, set(np.flatnonzero(metrics.support))),
         published=published(clf.model_name, len(clf.labels)),
     )
@@ -141,11 +141,11 @@ def _kind(clf: Classifier, data: ImageSet) -> type[Evaluation]:
         return MultiLabelEvaluation if data.multi_label else SingleLabelEvaluation
     if data.multi_label:
         raise DataError(
-            f"an image of {data.root} has several labels, and {clf.model_name} tells one: give a model trained on such "
+            f"an image of {data} has several labels, and {clf.model_name} tells one: give a model trained on such "
             "data, or a list with the column 'label'"
         )
     raise DataError(
-        f"an image of {data.root} has one label, and {clf.model_name} tells several: give a list with the column "
+        f"an image of {data} has one label, and {clf.model_name} tells several: give a list with the column "
         "'labels', or a model trained on one label an image"
     )
 

@@ -124,7 +124,7 @@ def _is_known(name: str, labels: Sequence[str], label_ids: Sequence[str]) -> boo
 
 def _listed(images: ImageSet) -> Sequence[tuple[Path | StoredImage, int | tuple[int, ...]]]:
     if isinstance(images.samples, Stream):
-        raise DataError(f"{images.root}: images to quantize on cannot be chosen from a stream; leave out stream")
+        raise DataError(f"{images}: images to quantize on cannot be chosen from a stream; leave out stream")
     return images.samples
 
 

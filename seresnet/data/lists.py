@@ -133,5 +133,5 @@ def _image_sets(path: Path, parts: dict[str, list[Row]], multi_label: bool) -> d
         for image, labels in part:
             targets = tuple(sorted(index[label] for label in labels))
             samples.append((image, targets if multi_label else targets[0]))
-        found[split] = ImageSet(path.parent, classes, tuple(samples), multi_label)
+        found[split] = ImageSet(path.parent, classes, tuple(samples), multi_label, path)
     return found

@@ -104,7 +104,7 @@ def pack(
 def _jobs(split: str, images: ImageSet, shard_size: int) -> Iterator[Job]:
     """Deal the images of a part out to shards; those of the training part in a random order that is always the same."""
     if isinstance(images.samples, Stream):
-        raise DataError(f"{images.root}: a stream cannot be dealt out to shards; leave out stream")
+        raise DataError(f"{images}: a stream cannot be dealt out to shards; leave out stream")
     order = list(range(len(images.samples)))
     if split == "train":
         random.Random(SEED).shuffle(order)

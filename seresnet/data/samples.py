@@ -91,12 +91,17 @@ class ImageSet:
     classes: tuple[str, ...]
     samples: Sequence[Sample] | Stream
     multi_label: bool = False
+    listed: Path | None = None  # the list that names the images, where there is one; ``root`` is then its folder
+
+    def __str__(self) -> str:
+        """Return where the data are, as messages name them."""
+        return str(self.listed or self.root)
 
     def counts(self) -> list[int]:
         """Return the number of images in each class. Raises DataError where only a pass over the images would tell."""
         if isinstance(self.samples, Stream):
             raise DataError(
-                f"{self.root}: streamed images cannot be counted by class; leave out stream, or set class_weights=none"
+                f"{self}: streamed images cannot be counted by class; leave out stream, or set class_weights=none"
             )
         counts = [0] * len(self.classes)
         for _, target in self.samples:
@@ -131,7 +136,7 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
     A multi-label image counts for the rarest of its classes. Raises DataError for a stream, which has no such parts.
     """
     if isinstance(images.samples, Stream):
-        raise DataError(f"{images.root}: a streamed data set needs a validation part of its own; leave out stream")
+        raise DataError(f"{images}: a streamed data set needs a validation part of its own; leave out stream")
     counts = images.counts()
     groups: list[list[int]] = [[] for _ in range(len(images.classes) + 1)]  # the last one: no class at all
     for position, (_, target) in enumerate(images.samples):

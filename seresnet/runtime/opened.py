@@ -14,7 +14,7 @@ from seresnet import __version__
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.machine import described_processor, processor
 from seresnet.preprocess import Preprocess
-from seresnet.runtime.cache import Cache, key_of, digest_of
+from seresnet.runtime.cache import Cache, digest_of, key_of
 from seresnet.runtime.calibration import Calibration
 from seresnet.runtime.engine import ENGINES, Engine, check_engine, choose_engine, open_engine
 from seresnet.weights.locate import Origin, locate

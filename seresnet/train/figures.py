@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seresnet.multi_label import average_precisions
 from seresnet.train.losses import ImageLoss
 from seresnet.train.processes import gathered
 
@@ -50,17 +51,5 @@ class Figures:
 
 
 def mean_average_precision(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
-    """Return the average precision of each label from ``(N, C)``, averaged over those that some image has.
-
-    Average precision is the mean, over the images with the label, of the precision among all images with at least
-    their score (as in scikit-learn's ``average_precision_score``); images of one score are taken in together.
-    """
-    found = []
-    for score, has in zip(scores.T, labels.T, strict=True):
-        if not has.any():
-            continue
-        order = np.argsort(-score, kind="stable")
-        ranked, hits = score[order], np.cumsum(has[order])
-        last = np.searchsorted(-ranked, -ranked, side="right") - 1  # of the images with the same score
-        found.append(float((hits[last] / (last + 1))[has[order]].mean()))
-    return float(np.mean(found)) if found else 0.0
+    """Return `average_precisions` of ``(N, C)``, averaged over the labels that some image has."""
+    return float(np.nanmean(average_precisions(scores, labels))) if labels.any() else 0.0
