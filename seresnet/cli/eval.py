@@ -54,11 +54,13 @@ def evaluate(
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.data.open import open_labelled
     from seresnet.evaluate import evaluate as measure
+    from seresnet.metrics import torchmetrics_parts
     from seresnet.predict import DEFAULT_MODEL, exact_precision, load
     from seresnet.report import check_report_folder
 
     if report is not None:
         check_report_folder(report, exist_ok)
+    torchmetrics_parts()  # seconds, which are not the images'; and where it is missing, say so first
     images = open_labelled(data, offline or None)
     name = model or DEFAULT_MODEL
     clf = load(
