@@ -91,7 +91,7 @@ def test_the_manual_names_every_setting():
 
 
 def test_a_config_file_is_read_back(tmp_path):
-    config = recipe("finetune").updated({"size": 64, "class_weights": None, "freeze_bn": True})
+    config = recipe("finetune").updated({"size": 64, "class_weights": "balanced", "freeze_bn": True})
     path = tmp_path / "config.json"
     extras = {"data": "some/folder", "precision_used": "float32", "lr_used": 0.1}
     path.write_text(json.dumps(config.to_dict() | extras))

@@ -181,7 +181,7 @@ def test_finetune_says_what_it_decided(tmp_path, caplog):
     for name in ("blue/003.png", "blue/004.png", "blue/005.png", "blue/006.png"):
         (data / name).unlink()
     caplog.set_level(logging.INFO, "seresnet")
-    settings = recipe("finetune").updated({"epochs": 2, "precision": "float32"})
+    settings = recipe("finetune").updated({"epochs": 2, "precision": "float32", "class_weights": "balanced"})
     result = train(settings, data, tmp_path / "run")
     assert "batch 8" in caplog.text and "learning rate 0.005" in caplog.text
     assert "batch norm keeps its statistics" in caplog.text
