@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import seresnet
-from seresnet.files import write_text
+from seresnet.common.files import write_text
 from seresnet.weights.index import BUNDLED
 
 

@@ -4,7 +4,7 @@
 
 FOLDER of images: 48 JPEG photographs or more, the first 200 by name are used. --work keeps weights and exports, which
 take minutes to make: run once with --prepare, then close all else and run without. All subjects of a network are
-measured in one process, in rounds that take turns and change their order (`seresnet.timing`). Writes
+measured in one process, in rounds that take turns and change their order (`seresnet.common.timing`). Writes
 benchmarks/DATE-cpu-inference.md, .json and .png, and the table in docs/gate-first.md.
 """
 
@@ -27,11 +27,11 @@ import record
 from numpy.typing import NDArray
 
 import seresnet
-from seresnet.benchmark import relative_difference
-from seresnet.benchmark_report import draw
-from seresnet.files import atomic_file, write_text
-from seresnet.runtime.openvino_engine import OpenVINOEngine
-from seresnet.timing import Timing, interleaved
+from seresnet.benchmarking.benchmark import relative_difference
+from seresnet.benchmarking.report import draw
+from seresnet.common.files import atomic_file, write_text
+from seresnet.common.timing import Timing, interleaved
+from seresnet.engines.openvino.engine import OpenVINOEngine
 
 ARCHITECTURES = ("legacy_seresnet50", "seresnet50")
 ROUNDS = {1: 10, 16: 5}  # batch size: rounds

@@ -28,8 +28,8 @@ import networks
 import psutil
 import record
 
-from seresnet.files import write_text
-from seresnet.timing import Spread, Timing, order_of_round
+from seresnet.common.files import write_text
+from seresnet.common.timing import Spread, Timing, order_of_round
 
 HOME = Path(__file__).parent
 EVERY_SECONDS = 0.1  # how often memory is read

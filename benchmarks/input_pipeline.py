@@ -4,8 +4,8 @@
 
 FOLDER of photographs of the size of ImageNet's (all files below it whose names end in .jpg or .jpeg, in any case). No
 network runs. All subjects are measured in one process, in rounds that take turns and change their order
-(`seresnet.timing`); the files are in the page cache. The measure is Pillow on one core, times the number of workers;
-Pillow in as many processes as workers says how much of that the cores of this machine can give at all. Writes
+(`seresnet.common.timing`); the files are in the page cache. The measure is Pillow on one core, times the number of
+workers; Pillow in as many processes as workers says how much of that the cores of this machine can give at all. Writes
 benchmarks/DATE-input-pipeline.md. Takes about a minute with 200 files on two cores.
 """
 
@@ -24,15 +24,15 @@ import pillow_pipeline
 import record
 from PIL import Image
 
+from seresnet.common.files import write_text
+from seresnet.common.machine import usable_cores
+from seresnet.common.timing import Timing, interleaved
 from seresnet.data.augment import TrainCrop
+from seresnet.data.dataset import Sample
 from seresnet.data.loader import Loader
-from seresnet.data.open import open_data
+from seresnet.data.open_dataset import open_data
 from seresnet.data.pack import pack
-from seresnet.data.samples import Sample
-from seresnet.files import write_text
-from seresnet.machine import usable_cores
-from seresnet.preprocess import Preprocess
-from seresnet.timing import Timing, interleaved
+from seresnet.data.preprocess import Preprocess
 
 HOME = Path(__file__).parent
 BATCH_SIZE = 32

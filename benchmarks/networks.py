@@ -21,13 +21,13 @@ from openvino import opset8
 from torch import nn
 
 import seresnet
-from seresnet.data.images import decode
-from seresnet.models.gate_first import InferenceForm, gate_first, strides_over_its_input
+from seresnet.data.decode import decode
+from seresnet.data.preprocess import Preprocess
+from seresnet.engines.openvino.graph import openvino_graph
+from seresnet.engines.openvino.int8 import quantize
+from seresnet.models.fuse import InferenceForm, gate_first, strides_over_its_input
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import build
-from seresnet.preprocess import Preprocess
-from seresnet.runtime.openvino_graph import openvino_graph
-from seresnet.runtime.quantize import quantize
 
 Batch = NDArray[np.float32]
 STATISTICS_IMAGES = 48  # in batches of 16

@@ -35,7 +35,7 @@ def arguments(folder: Path, out: str, *driver: str) -> list[str]:
     """Return what comes behind ``python`` or ``torchrun`` for a run."""
     settings = [part for pair in SETTINGS for part in ("--set", pair)]
     train = ["train", str(folder / "data"), "--recipe", "debug", "--batch-size", "8", "--device", "cpu", *settings]
-    return ["-m", "tests.train.driver", *driver, "--", *train, "--out", str(folder / out)]
+    return ["-m", "tests.training.driver", *driver, "--", *train, "--out", str(folder / out)]
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:

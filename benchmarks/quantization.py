@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 from record import table, today
 
-from seresnet.files import write_text
-from seresnet.machine import described_processor
-from seresnet.models.gate_first import gate_first
-from seresnet.predict import Classifier, load
-from seresnet.quantize_images import choose_images
-from seresnet.runtime.openvino_graph import openvino_graph
-from seresnet.runtime.quantize import quantize
+from seresnet.common.files import write_text
+from seresnet.common.machine import described_processor
+from seresnet.engines.openvino.graph import openvino_graph
+from seresnet.engines.openvino.int8 import quantize
+from seresnet.inference.classifier import Classifier, load
+from seresnet.models.fuse import gate_first
+from seresnet.quantization.images import choose_images
 from seresnet.weights.load import create_model
 
 Batch = NDArray[np.float32]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from seresnet.benchmark import machine
-from seresnet.files import write_text
-from seresnet.timing import Spread, Timing
+from seresnet.benchmarking.benchmark import machine
+from seresnet.common.files import write_text
+from seresnet.common.timing import Spread, Timing
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 

@@ -34,12 +34,12 @@ import torch.utils.tensorboard
 
 import seresnet.cli.train  # noqa: F401
 from seresnet.cli import run as command
-from seresnet.train import loop
-from seresnet.train.checkpoint import load_state
-from seresnet.train.run import train  # noqa: F401
+from seresnet.training import trainer as loop
+from seresnet.training.checkpoint import load_state
+from seresnet.training.train import train  # noqa: F401
 from seresnet.weights.load import create_model
 from tests.made_images import color_folder
-from tests.train import driver
+from tests.training import driver
 
 SETTINGS = (
     *(

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seresnet import create_model
-from seresnet.machine import described_processor
+from seresnet.common.machine import described_processor
 from tests.timm_import import timm
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

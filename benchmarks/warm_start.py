@@ -23,8 +23,8 @@ from PIL import Image
 from skimage import data
 
 import seresnet
-from seresnet.files import write_text
-from seresnet.timing import Spread, interleaved
+from seresnet.common.files import write_text
+from seresnet.common.timing import Spread, interleaved
 
 MODELS = ("legacy_seresnet50", "legacy_seresnet152")  # random weights; of the bundled one, the trained ones
 BUNDLED = "seresnet20.cifar10"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from seresnet.data.preprocess import Preprocess
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import build
-from seresnet.preprocess import Preprocess
 
 TINY = SEResNetConfig(
     layers=(1, 1), channels=(8, 16), block="basic", stem="conv3", stem_width=8, stem_pool="none", num_classes=3

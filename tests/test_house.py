@@ -11,38 +11,26 @@ import pytest
 
 import seresnet
 
-# From top to bottom; a part may import its own floor and those below. Every part of the package stands in one.
+# One floor per folder, from top to bottom: a folder may import itself and those below it.
 FLOORS = (
-    ("cli",),
-    ("serve",),
-    ("recipes",),
-    ("train",),
-    (
-        "predict",
-        "evaluate",
-        "evaluation",
-        "single_label",
-        "multi_label",
-        "quantize",
-        "quantize_images",
-        "metrics",
-        "report",
-        "report_pictures",
-        "benchmark",
-        "benchmark_report",
-        "embed",
-        "explain",
-        "reparameterize",
-    ),
-    ("runtime",),
-    ("weights",),
-    ("data",),
-    ("preprocess",),
-    ("models",),
-    ("errors", "files", "machine", "timing"),
+    "cli",
+    "recipes",
+    "training",
+    "benchmarking",
+    "quantization",
+    "evaluation",
+    "inference",
+    "engines",
+    "weights",
+    "metrics",
+    "data",
+    "models",
+    "common",
+    "errors",
+    "version",
 )
 ROOF = ("", "__main__")  # the package itself and its entry point, which import lazily, may name anything
-FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+FLOOR_OF = {part: floor for floor, part in enumerate(FLOORS)}
 FOR_TESTS = {"timm", "torchvision"}
 PACKAGE = Path(seresnet.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -69,7 +57,7 @@ def imports(source: str, module: str, is_package: bool = False) -> set[str]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "seresnet":
             found.add(f"seresnet.{node.attr}")  # import seresnet; seresnet.load(...)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"seresnet(\.\w+)+(:\w+)?", node.value):  # "seresnet.runtime.torch_engine:TorchEngine"
+            if re.fullmatch(r"seresnet(\.\w+)+(:\w+)?", node.value):  # "seresnet.engines.torch.engine:TorchEngine"
                 found.add(node.value.partition(":")[0])
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = ast.unparse(node.func)
@@ -110,28 +98,72 @@ def test_imports_point_down(path: Path) -> None:
     assert faults(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py") == []
 
 
-def test_every_part_stands_on_a_floor() -> None:
+def test_every_folder_has_one_floor_and_every_floor_a_folder() -> None:
+    parts = {part_of(module_name(path)) for path in FILES} - set(ROOF)
+    assert sorted(parts) == sorted(FLOORS)
+
+
+def test_nothing_at_the_top_level_bears_the_name_of_a_public_function() -> None:
     parts = {part_of(module_name(path)) for path in FILES}
-    assert parts - set(FLOOR_OF) - set(ROOF) == set()
-    assert len(FLOOR_OF) == sum(map(len, FLOORS))  # none stands on two
-    assert {"cli", "train", "predict", "evaluate", "runtime", "weights", "data", "models"} <= parts
+    assert parts & set(seresnet.__all__) == set()
+
+
+def file_imports() -> dict[str, set[str]]:
+    """Return, for each module, the modules of this package that it imports, anywhere in the file."""
+    modules = {module_name(path) for path in FILES}
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        module = module_name(path)
+        names = imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+        targets = {name if name in modules else name.rpartition(".")[0] for name in names}
+        found[module] = (targets & modules) - {module, "seresnet"}
+    return found
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return one cycle of a directed graph as a path that ends where it begins, or an empty list."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for following in sorted(graph.get(node, ())):
+            if found := visit(following, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for start in sorted(graph) if (found := visit(start, []))), [])
+
+
+def test_no_files_import_each_other() -> None:
+    graph = file_imports()
+    graph.pop("seresnet")  # imports lazily
+    assert cycle(graph) == []
+
+
+def test_a_cycle_is_found() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 UPWARD = [
-    ("seresnet.data.images", "from seresnet.predict import load"),
-    ("seresnet.data.images", "import seresnet.predict"),
-    ("seresnet.data.images", "from seresnet import predict"),
-    ("seresnet.data.images", "from seresnet import load"),
-    ("seresnet.data.images", "import seresnet\nclf = seresnet.load('x')"),
-    ("seresnet.data.images", "from .. import predict"),
-    ("seresnet.data.images", "from ..predict import load"),
-    ("seresnet.data.images", "def late():\n    from seresnet.cli import run"),
-    ("seresnet.data.images", "if TYPE_CHECKING:\n    from seresnet.train.run import train"),
-    ("seresnet.data.images", "ENGINE = 'seresnet.runtime.torch_engine:TorchEngine'"),
-    ("seresnet.data.images", "from importlib import import_module\nimport_module('seresnet.weights.load')"),
-    ("seresnet.models.resnet", "from seresnet.preprocess import Preprocess"),
-    ("seresnet.train.loop", "from seresnet.recipes import recipe"),
-    ("seresnet.predict", "from seresnet.train.config import TrainConfig"),
+    ("seresnet.data.decode", "from seresnet.inference.classifier import load"),
+    ("seresnet.data.decode", "import seresnet.inference.classifier"),
+    ("seresnet.data.decode", "from seresnet import inference"),
+    ("seresnet.data.decode", "from seresnet import load"),
+    ("seresnet.data.decode", "import seresnet\nclf = seresnet.load('x')"),
+    ("seresnet.data.decode", "from .. import inference"),
+    ("seresnet.data.decode", "from ..inference import load"),
+    ("seresnet.data.decode", "def late():\n    from seresnet.cli import run"),
+    ("seresnet.data.decode", "if TYPE_CHECKING:\n    from seresnet.training.train import train"),
+    ("seresnet.data.decode", "ENGINE = 'seresnet.engines.torch.engine:TorchEngine'"),
+    ("seresnet.data.decode", "from importlib import import_module\nimport_module('seresnet.weights.load')"),
+    ("seresnet.models.resnet", "from seresnet.data.preprocess import Preprocess"),
+    ("seresnet.training.trainer", "from seresnet.recipes import recipe"),
+    ("seresnet.inference.classifier", "from seresnet.training.config import TrainConfig"),
     ("seresnet.errors", "from seresnet.models import resnet"),
 ]
 
@@ -142,10 +174,10 @@ def test_an_arrow_that_points_up_is_found(module: str, source: str) -> None:
 
 
 def test_relative_imports_are_resolved_as_python_does() -> None:
-    assert imports("from ..predict import load", "seresnet.data.images") == {"seresnet.predict.load"}
-    assert imports("from ..predict import load", "seresnet.data", is_package=True) == {"seresnet.predict.load"}
-    assert imports("from .predict import load", "seresnet.data", is_package=True) == {"seresnet.data.predict.load"}
-    assert imports("from . import images", "seresnet.data.folder") == {"seresnet.data.images"}
+    assert imports("from ..inference import load", "seresnet.data.decode") == {"seresnet.inference.load"}
+    assert imports("from ..inference import load", "seresnet.data", is_package=True) == {"seresnet.inference.load"}
+    assert imports("from .inference import load", "seresnet.data", is_package=True) == {"seresnet.data.inference.load"}
+    assert imports("from . import decode", "seresnet.data.folder") == {"seresnet.data.decode"}
 
 
 @pytest.mark.parametrize(
@@ -166,19 +198,19 @@ def test_timm_and_torchvision_are_found(module: str, source: str) -> None:
 @pytest.mark.parametrize("name", ["numpy", "PIL.Image", "yaml"])
 def test_the_networks_may_import_torch_alone(name: str) -> None:
     assert faults(f"import {name}", "seresnet.models.resnet") != []
-    assert faults(f"import {name}", "seresnet.data.images") == []
+    assert faults(f"import {name}", "seresnet.data.decode") == []
     assert faults("import math\nimport torch.utils.checkpoint", "seresnet.models.resnet") == []
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("seresnet.recipes.cifar10", "from seresnet.train.config import TrainConfig"),
-        ("seresnet.evaluate", "from seresnet.predict import load"),
+        ("seresnet.recipes.cifar10", "from seresnet.training.config import TrainConfig"),
+        ("seresnet.evaluation.evaluate", "from seresnet.inference.classifier import load"),
         ("seresnet.weights.hub", "import seresnet\nagent = seresnet.__version__"),
-        ("seresnet.cli.eval", "from seresnet import __version__\nfrom seresnet.evaluate import evaluate"),
+        ("seresnet.cli.eval", "from seresnet import version\nfrom seresnet.evaluation.evaluate import evaluate"),
         ("seresnet.models.variants", "from .resnet import SEResNet\nfrom seresnet.errors import WeightsError"),
-        ("seresnet.data.folder", "'''seresnet.predict reads this.'''\nlog = getLogger('seresnet')"),
+        ("seresnet.data.folder", "'''seresnet.inference reads this.'''\nlog = getLogger('seresnet')"),
         ("seresnet", "from seresnet.cli import run"),
     ],
 )

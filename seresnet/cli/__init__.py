@@ -11,9 +11,9 @@ from difflib import get_close_matches
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
-from seresnet import __version__
 from seresnet.cli.text import STDIN, printable
 from seresnet.errors import SeresnetError
+from seresnet.version import __version__
 
 # verb -> (module:function, what it takes, one line of help). A verb's module is imported when the verb is used.
 VERBS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from seresnet.benchmark import Benchmark, Subject
+    from seresnet.benchmarking.benchmark import Benchmark, Subject
 
 PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
 
@@ -45,10 +45,11 @@ def benchmark(
     All take turns in this one process, in rounds whose order changes; figures are medians of the rounds with their
     quartiles, and ratios are taken within a round. Close other programs first. A bare architecture gets random weights.
     """
-    from seresnet.benchmark import BATCH_SIZES, check
-    from seresnet.benchmark import benchmark as measure
-    from seresnet.predict import DEFAULT_MODEL
-    from seresnet.report import check_report_folder
+    from seresnet.benchmarking.benchmark import BATCH_SIZES, check
+    from seresnet.benchmarking.benchmark import benchmark as measure
+    from seresnet.benchmarking.report import write_benchmark
+    from seresnet.common.files import check_report_folder
+    from seresnet.inference.classifier import DEFAULT_MODEL
 
     sizes = batch_size or list(BATCH_SIZES)
     check(sizes, rounds)
@@ -69,7 +70,7 @@ def benchmark(
         )
     _show(result)
     if out is not None:
-        print(f"report in {result.save(out, exist_ok)}", file=sys.stderr)
+        print(f"report in {write_benchmark(result, out, exist_ok)}", file=sys.stderr)
     return 0
 
 
@@ -115,7 +116,7 @@ def _show(result: Benchmark) -> None:
     """Print the machine and a table a batch size to stdout."""
     from rich.console import Console
 
-    from seresnet.benchmark_report import heading, table
+    from seresnet.benchmarking.report import heading, table
     from seresnet.cli.text import printable
 
     console = Console(highlight=False)

@@ -13,10 +13,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from seresnet import __version__
 from seresnet.cli import EXTRAS
+from seresnet.common.machine import processor
 from seresnet.errors import SeresnetError
-from seresnet.machine import processor
+from seresnet.version import __version__
 
 CPU_FEATURES = (
     "avx2",
@@ -110,7 +110,7 @@ def machine() -> Iterator[Fact]:
 
 def openvino_devices() -> Iterator[Fact]:
     """Yield each device that OpenVINO sees, with the number formats that it names, and which one "auto" is."""
-    from seresnet.runtime.engine import engine_class, import_openvino
+    from seresnet.engines.base import engine_class, import_openvino
 
     try:
         core = import_openvino().Core()
@@ -144,7 +144,7 @@ def bundled() -> Iterator[Fact]:
     """Yield each model that ships with the package, after loading it and running it once."""
     import numpy as np
 
-    from seresnet.predict import load
+    from seresnet.inference.classifier import load
     from seresnet.weights.index import entries
 
     for entry in entries().values():
@@ -160,7 +160,7 @@ def bundled() -> Iterator[Fact]:
 
 def converted() -> Fact:
     """Return where converted models are kept, how many, and how much room they take."""
-    from seresnet.runtime.cache import Cache
+    from seresnet.inference.cache import Cache
 
     cache = Cache()
     if cache.folder is None:
@@ -174,7 +174,7 @@ def converted() -> Fact:
 
 
 def _clear_cache() -> int:
-    from seresnet.runtime.cache import Cache
+    from seresnet.inference.cache import Cache
 
     cache = Cache()
     print(f"{cache.clear()} converted models thrown away: {cache.folder}")

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from seresnet.evaluation import Evaluation
+    from seresnet.evaluation.result import Evaluation
 
 SHOWN = 5  # lowest classes, and commonest mistakes, in the table
 
@@ -52,11 +52,12 @@ def evaluate(
     report holds metrics.json, per_class.csv, predictions.csv, with one label an image confusion.csv, and pictures.
     """
     from seresnet.cli.progress import ImageProgress, announce
-    from seresnet.data.open import open_labelled
-    from seresnet.evaluate import evaluate as measure
-    from seresnet.metrics import torchmetrics_parts
-    from seresnet.predict import DEFAULT_MODEL, exact_precision, load
-    from seresnet.report import check_report_folder
+    from seresnet.common.files import check_report_folder
+    from seresnet.data.open_dataset import open_labelled
+    from seresnet.evaluation.evaluate import evaluate as measure
+    from seresnet.evaluation.report import write_report
+    from seresnet.inference.classifier import DEFAULT_MODEL, exact_precision, load
+    from seresnet.metrics.base import torchmetrics_parts
 
     if report is not None:
         check_report_folder(report, exist_ok)
@@ -76,7 +77,7 @@ def evaluate(
         evaluation = measure(clf, images, batch_size, workers, progress.advance)
     print(progress.summary(), file=sys.stderr)
     if report is not None:
-        evaluation.save(report, exist_ok=exist_ok)
+        write_report(evaluation, report, exist_ok=exist_ok)
         print(f"report in {report}", file=sys.stderr)
     _show(evaluation, format)
     return 1 if evaluation.unreadable else 0

@@ -31,7 +31,7 @@ def pack(
     code is then 1. An interrupted run goes on with --exist-ok.
     """
     from seresnet.cli.progress import ImageProgress
-    from seresnet.data.open import open_parts
+    from seresnet.data.open_dataset import open_parts
     from seresnet.data.pack import pack as write
     from seresnet.data.parallel import default_workers
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from seresnet.cli.progress import ImageProgress
-    from seresnet.predict import Prediction
+    from seresnet.inference.classifier import Prediction
 
 SHEET_IMAGES = 48  # on a contact sheet, at most
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")
@@ -59,8 +59,8 @@ def predict(
     """
     from seresnet.cli.output import check_out
     from seresnet.cli.progress import ImageProgress, announce
-    from seresnet.data.sources import expand
-    from seresnet.predict import DEFAULT_MODEL, load
+    from seresnet.data.paths import expand
+    from seresnet.inference.classifier import DEFAULT_MODEL, load
 
     if not sources:
         raise ConfigError("no images: give files, folders or globs, or - for a list of files on stdin")
@@ -121,8 +121,8 @@ def _write(
 
 def _draw(predictions: list[Prediction], sheet: Path, heading: str) -> None:
     """Draw the contact sheet, from the files once more: the run itself keeps no pictures."""
-    from seresnet.data.contact_sheet import contact_sheet
-    from seresnet.data.images import decode
+    from seresnet.data.decode import decode
+    from seresnet.inference.contact_sheet import contact_sheet
 
     def rows() -> Iterator[tuple[Image | None, str, list[tuple[str, float]]]]:
         for prediction in predictions:

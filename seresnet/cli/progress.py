@@ -17,7 +17,7 @@ from rich.text import Text
 from seresnet.cli.text import printable
 
 if TYPE_CHECKING:
-    from seresnet.predict import Classifier
+    from seresnet.inference.classifier import Classifier
 
 PLAIN_SECONDS = 30.0  # between two plain lines
 

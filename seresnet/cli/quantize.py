@@ -16,7 +16,7 @@ from seresnet.cli.text import printable
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from seresnet.quantize import Quantization
+    from seresnet.quantization.quantize import Quantization
 
 PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
 
@@ -48,9 +48,9 @@ def quantize(
     answers, the error of the logits, and the accuracy where DATA has the model's classes. A result that is too bad is
     not written, and the exit code is 2; it is 1 if an image could not be read.
     """
-    from seresnet.predict import DEFAULT_MODEL
-    from seresnet.quantize import QuantizationError
-    from seresnet.quantize import quantize as to_int8
+    from seresnet.inference.classifier import DEFAULT_MODEL
+    from seresnet.quantization.quantize import QuantizationError
+    from seresnet.quantization.quantize import quantize as to_int8
 
     if model is None:
         print(f"no --model given: using the bundled {DEFAULT_MODEL}", file=sys.stderr)

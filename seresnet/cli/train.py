@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from seresnet.train.config import TrainConfig
-    from seresnet.train.run import TrainResult
+    from seresnet.training.config import TrainConfig
+    from seresnet.training.train import TrainResult
 
 
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts: it speaks for all
@@ -62,7 +62,7 @@ def train(
     best/, which every other command takes as --model. Ctrl-C saves; the same command with --resume goes on.
     """
     from seresnet.errors import ConfigError
-    from seresnet.train.run import train as run
+    from seresnet.training.train import train as run
 
     flags: dict[str, Any] = {
         "model": model,
@@ -95,7 +95,7 @@ def chosen(
     """Return the settings of a recipe or a former run, changed by the flags, and the former run's data set."""
     from seresnet.errors import ConfigError
     from seresnet.recipes import recipe as find
-    from seresnet.train.config import parse_settings, read_config
+    from seresnet.training.config import parse_settings, read_config
 
     if recipe and config:
         raise ConfigError("--recipe and --config both bring all settings: give one of them")
@@ -123,7 +123,7 @@ def messages(speaks: bool) -> Iterator[None]:
 
 def summary(result: TrainResult) -> str:
     """Return what a run came to, and below it the folders of its models."""
-    from seresnet.train.figures import SCORES
+    from seresnet.training.validation import SCORES
 
     return (
         f"{result.epochs} epochs in {result.seconds:.0f} s; validation {SCORES[result.score]} "

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from seresnet.data.samples import SPLITS
+from seresnet.common.files import cache_folder
+from seresnet.data.dataset import SPLITS
 from seresnet.errors import DataError
-from seresnet.files import cache_folder
 
 log = logging.getLogger("seresnet")
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seresnet.data.preprocess import Preprocess
 from seresnet.data.rand_augment import rand_augment
-from seresnet.preprocess import Preprocess
 
 
 @dataclass(frozen=True)

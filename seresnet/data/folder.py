@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seresnet.data.samples import SPLITS, ImageSet, Splits
+from seresnet.data.dataset import SPLITS, ImageSet, Splits
 from seresnet.errors import DataError
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"])

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from seresnet.data.dataset import SPLITS, ImageSet, Sample, StoredImage, Stream, Target
 from seresnet.data.lists import class_names
-from seresnet.data.samples import SPLITS, ImageSet, Sample, StoredImage, Stream, Target
 from seresnet.errors import DataError, ImageError
 
 PREFIX = "hf:"

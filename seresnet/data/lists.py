@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from seresnet.data.samples import SPLITS, ImageSet, Sample
+from seresnet.data.dataset import SPLITS, ImageSet, Sample
 from seresnet.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")

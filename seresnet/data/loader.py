@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.data.augment import TrainCrop
-from seresnet.data.images import decode
+from seresnet.data.dataset import Sample, StoredImage, Stream, Target
+from seresnet.data.decode import decode
 from seresnet.data.parallel import batched, ordered_map
-from seresnet.data.samples import Sample, StoredImage, Stream, Target
 from seresnet.errors import DataError, ImageError
 
 log = logging.getLogger("seresnet")

@@ -21,14 +21,14 @@ from typing import Any
 
 from PIL import Image
 
-from seresnet.data.images import decode, encoded
-from seresnet.data.open import open_parts
+from seresnet.common.files import atomic_file, write_text
+from seresnet.data.dataset import ImageSet, Sample, StoredImage, Stream
+from seresnet.data.decode import decode, encoded
+from seresnet.data.open_dataset import open_parts
 from seresnet.data.parallel import ordered_map
-from seresnet.data.samples import ImageSet, Sample, StoredImage, Stream
 from seresnet.data.shards import CLASS_NAMES, PLAN, index_path
 from seresnet.data.sniff import HEAD_BYTES, identify
 from seresnet.errors import ConfigError, DataError, ImageError
-from seresnet.files import atomic_file, write_text
 
 SHARD_SIZE = 5000  # images
 JPEG_QUALITY = 95  # with full colour resolution: what is left to lose is below what a random crop's resize changes

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from seresnet.machine import usable_cores
+from seresnet.common.machine import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")

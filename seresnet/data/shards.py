@@ -18,9 +18,9 @@ from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
+from seresnet.data.dataset import SPLITS, ImageSet, Sample, Target, TarImage
 from seresnet.data.folder import EXTENSIONS
 from seresnet.data.lists import class_names
-from seresnet.data.samples import SPLITS, ImageSet, Sample, Target, TarImage
 from seresnet.errors import DataError
 
 CLASS_NAMES = "classnames.txt"  # beside the shards, one class a line

@@ -1,1 +1,1 @@
-"""The networks. This floor imports torch and nothing else of the package."""
+"""The networks. Imports torch and nothing else of the package."""

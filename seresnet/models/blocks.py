@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.excited import excited_sum, fits
+from seresnet.models.fused_tail import excited_sum, fits
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 

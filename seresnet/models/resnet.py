@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.models.blocks import BLOCKS, Block, Bottleneck, dropped
+from seresnet.models.checkpointing import recomputed
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.recompute import recomputed
 
 
 def stem_convolutions(cfg: SEResNetConfig) -> tuple[nn.Module, int]:

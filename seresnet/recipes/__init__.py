@@ -14,7 +14,7 @@ from seresnet.recipes.cifar100 import cifar100
 from seresnet.recipes.debug import debug
 from seresnet.recipes.finetune import finetune
 from seresnet.recipes.imagenet import imagenet_2018, imagenet_modern
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     recipe.__name__.replace("_", "-"): recipe
@@ -51,7 +51,7 @@ def _from_file(path: Path, function: str) -> TrainConfig:
     config = _faults(path, found)
     if not isinstance(config, TrainConfig):
         raise ConfigError(
-            f"{path}: {function} returns {type(config).__name__}, not a seresnet.train.config.TrainConfig"
+            f"{path}: {function} returns {type(config).__name__}, not a seresnet.training.config.TrainConfig"
         )
     return config
 

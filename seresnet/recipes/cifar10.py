@@ -1,6 +1,6 @@
 """Train a small SE-ResNet on CIFAR-10 from scratch."""
 
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 
 def cifar10() -> TrainConfig:

@@ -1,6 +1,6 @@
 """Train an SE-ResNet on CIFAR-100 from scratch, as the paper did."""
 
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 
 def cifar100() -> TrainConfig:

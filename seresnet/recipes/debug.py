@@ -1,6 +1,6 @@
 """A run of a few steps, for tests and for looking whether everything is in place."""
 
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 
 def debug() -> TrainConfig:

@@ -1,6 +1,6 @@
 """Fine-tune pretrained weights on labelled images of one's own."""
 
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 
 def finetune() -> TrainConfig:

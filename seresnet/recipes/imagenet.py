@@ -1,6 +1,6 @@
 """Train an SE-ResNet on ImageNet from scratch: as in 2018, and as is done now."""
 
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 
 def imagenet_2018() -> TrainConfig:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seresnet.errors import WeightsError
+from seresnet.version import __version__
 
 ANSWER_SECONDS = 1.5  # for the Hub to answer the first question; HF_HUB_ETAG_TIMEOUT overrides it
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -133,13 +134,9 @@ def _within(seconds: float, question: Callable[[], object]) -> bool:
 def _download(repo: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
-    import seresnet
-
     try:
         return Path(
-            hf_hub_download(
-                repo, file, revision=revision, library_name="seresnet", library_version=seresnet.__version__
-            )
+            hf_hub_download(repo, file, revision=revision, library_name="seresnet", library_version=__version__)
         )
     except Exception as error:  # the network's and the disk's; see above
         raise WeightsError(f"{repo}: the download of {file} failed ({_short(error)}); run it again") from None

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
-from seresnet.preprocess import Preprocess
 
 BUNDLED = Path(str(files("seresnet.weights").joinpath("bundled")))
 DEFAULT_MODEL = "seresnet20.cifar10"  # bundled

@@ -18,10 +18,10 @@ from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
-from seresnet.weights.fit import adapt_first_convolution, build_on_meta, check_fit, declared, guess_architecture
+from seresnet.weights.identify import adapt_first_convolution, build_on_meta, check_fit, declared, guess_architecture
 from seresnet.weights.index import default_transform, unknown
-from seresnet.weights.locate import Origin, locate
 from seresnet.weights.read import read_checkpoint
+from seresnet.weights.source import Origin, locate
 
 log = logging.getLogger("seresnet")
 

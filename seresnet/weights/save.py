@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from seresnet.common.files import atomic_file, write_text
+from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
-from seresnet.files import atomic_file, write_text
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.gate_first import InferenceForm
+from seresnet.models.fuse import InferenceForm
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
-from seresnet.preprocess import Preprocess
 from seresnet.weights.convert import to_legacy
-from seresnet.weights.locate import SEVERAL
+from seresnet.weights.source import SEVERAL
 
 # Fields of a configuration that stand elsewhere in config.json, or do not matter to a saved model.
 _ELSEWHERE = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}

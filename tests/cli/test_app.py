@@ -33,7 +33,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_what_a_name_stands_for_is_found_without_torch():
-    code = "import seresnet.weights.locate as w, seresnet.models.variants; w.locate('seresnet20.cifar10').path.stat()"
+    code = "import seresnet.weights.source as w, seresnet.models.variants; w.locate('seresnet20.cifar10').path.stat()"
     assert "torch" not in modules_after(code)
     assert "torch" not in modules_after("import seresnet; assert 'seresnet50' in seresnet.list_models()")
 
@@ -46,13 +46,13 @@ def test_every_public_name_is_there():
         _ = seresnet.predikt
 
 
-@pytest.mark.parametrize("first", ["seresnet.train", "seresnet.train.config", "seresnet.evaluate", "seresnet"])
+@pytest.mark.parametrize("first", ["seresnet.train", "seresnet.training.config", "seresnet.evaluate", "seresnet"])
 def test_a_verb_can_be_called_whatever_was_imported_before(first):
     code = f"""
-import {first}, seresnet, seresnet.train.config as config
+import {first}, seresnet, seresnet.training.config as config
 print(callable(seresnet.train), callable(seresnet.evaluate), config.__name__)
 """
-    assert python(code).split() == ["True", "True", "seresnet.train.config"]
+    assert python(code).split() == ["True", "True", "seresnet.training.config"]
 
 
 def test_help_names_every_verb_in_the_order_of_the_table(capsys):

@@ -35,7 +35,7 @@ def test_a_table_for_each_batch_size_and_a_report(model, tmp_path):
 
 
 def test_what_this_machine_lacks_is_named_and_left_out(model, monkeypatch):
-    monkeypatch.setattr("seresnet.benchmark.ENGINES", ["onnxruntime"])
+    monkeypatch.setattr("seresnet.benchmarking.benchmark.ENGINES", ["onnxruntime"])
     done = here(
         *("benchmark", "--model", model, "--engine", "torch", "--precision", "float32", "--device", "cpu"),
         *("--batch-size", "1", "--rounds", "1"),

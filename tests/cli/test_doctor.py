@@ -8,7 +8,7 @@ import pytest
 
 import seresnet
 from seresnet.cli import EXTRAS, doctor
-from seresnet.runtime.cache import Cache
+from seresnet.inference.cache import Cache
 from seresnet.weights import load as _  # noqa: F401 (all that it needs is there to be patched)
 from seresnet.weights.index import Entry
 from tests.cli.terminal import here

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seresnet.evaluate import evaluate
-from seresnet.evaluation import Published
-from seresnet.predict import load
+from seresnet.evaluation.evaluate import evaluate
+from seresnet.evaluation.result import Published
+from seresnet.inference.classifier import load
 from seresnet.weights.load import create_model
 from seresnet.weights.save import save
 from tests.cli.terminal import here, seresnet
@@ -123,7 +123,9 @@ def test_a_quantized_model_is_measured_in_int8_and_others_in_float32(model, data
 
 
 def test_published_accuracy_stands_beside_the_measured_one(model, data, monkeypatch):
-    monkeypatch.setattr("seresnet.evaluate.published", lambda name, classes: Published(0.7765, 0.93732, "ImageNet-1k"))
+    monkeypatch.setattr(
+        "seresnet.evaluation.evaluate.published", lambda name, classes: Published(0.7765, 0.93732, "ImageNet-1k")
+    )
     lines = here("eval", data, "--model", model).stdout.decode("ascii", "replace").splitlines()
     assert re.search(r"measured +published \(ImageNet-1k\)", lines[1])
     assert re.search(r"top-1 accuracy +\d+\.\d\d % +77\.65 %", lines[2])

@@ -17,7 +17,7 @@ from PIL import Image
 
 import seresnet
 from seresnet.cli.output import bar, fitted, percent, to_json
-from seresnet.predict import load
+from seresnet.inference.classifier import load
 from tests.cli.terminal import ENVIRONMENT, here
 from tests.cli.terminal import seresnet as command
 from tests.networks import seresnet20

@@ -16,7 +16,7 @@ from PIL import Image
 
 import seresnet
 from seresnet.cli import run
-from seresnet.quantize import QuantizationError, quantize
+from seresnet.quantization.quantize import QuantizationError, quantize
 from seresnet.weights.load import create_model
 from tests.networks import seresnet20
 from tests.photographs import pieces
@@ -27,9 +27,9 @@ def quick():
     """One short round of timing, on one core: the figures are not looked at."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seresnet.quantize.ROUNDS", 1)
-        patch.setattr("seresnet.quantize.SLOT_SECONDS", 0.0)
-        patch.setattr("seresnet.quantize.BATCH_SIZES", (1,))
+        patch.setattr("seresnet.quantization.quantize.ROUNDS", 1)
+        patch.setattr("seresnet.quantization.quantize.SLOT_SECONDS", 0.0)
+        patch.setattr("seresnet.quantization.quantize.BATCH_SIZES", (1,))
         if cores:
             os.sched_setaffinity(0, {min(cores)})
         yield
@@ -233,7 +233,7 @@ def test_a_failure_while_writing_leaves_what_was_there(written, labelled, tmp_pa
     def tell(stage: str, done: int, total: int) -> None:
         told.setdefault(stage, []).append((done, total))
 
-    monkeypatch.setattr("seresnet.quantize.write_text", full_disk)
+    monkeypatch.setattr("seresnet.quantization.quantize.write_text", full_disk)
     with pytest.raises(OSError, match="disk"):
         quantize("seresnet20.cifar10", labelled, out, exist_ok=True, progress=tell)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files

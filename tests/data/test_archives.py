@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from seresnet.data import archives
-from seresnet.data.open import open_data, open_labelled
+from seresnet.data.open_dataset import open_data, open_labelled
 from seresnet.errors import DataError
 from tests.made_images import color_folder
 
@@ -184,7 +184,9 @@ def test_a_locked_archive_is_refused(tmp_path):
 
 def test_several_processes_unpack_it_once(tmp_path, colors, cache):
     archive = shutil.make_archive(str(tmp_path / "data"), "gztar", colors)
-    program = "import sys; from seresnet.data.open import open_data; print(len(open_data(sys.argv[1]).train.samples))"
+    program = (
+        "import sys; from seresnet.data.open_dataset import open_data; print(len(open_data(sys.argv[1]).train.samples))"
+    )
     command = [sys.executable, "-c", program, archive]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate(timeout=60)[0] for process in processes] == ["9\n"] * 3

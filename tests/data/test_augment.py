@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from seresnet.data.augment import BatchAugment, TrainCrop, draws
-from seresnet.preprocess import Preprocess
+from seresnet.data.preprocess import Preprocess
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from seresnet.data.dataset import hold_out
 from seresnet.data.folder import find_splits, image_folder
-from seresnet.data.samples import hold_out
 from seresnet.errors import DataError
 from tests.made_images import color_folder
 

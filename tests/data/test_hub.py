@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from seresnet.data.augment import TrainCrop
+from seresnet.data.dataset import hold_out
 from seresnet.data.hub import HubSource, parse
 from seresnet.data.loader import Loader
-from seresnet.data.open import open_data, open_labelled
-from seresnet.data.samples import hold_out
+from seresnet.data.open_dataset import open_data, open_labelled
+from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DataError
-from seresnet.preprocess import Preprocess
 from tests.made_images import COLORS, color_folder
 
 datasets = pytest.importorskip("datasets")

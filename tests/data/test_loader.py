@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from seresnet.data.augment import TrainCrop
+from seresnet.data.decode import decode
 from seresnet.data.folder import image_folder
-from seresnet.data.images import decode
 from seresnet.data.loader import Loader
 from seresnet.data.parallel import default_workers
+from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DataError, ImageError
-from seresnet.preprocess import Preprocess
 from tests.made_images import color_folder
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from seresnet.cli import run
-from seresnet.data.images import decode
-from seresnet.data.open import open_data
+from seresnet.data.decode import decode
+from seresnet.data.open_dataset import open_data
 from seresnet.data.pack import pack
 from seresnet.errors import ConfigError, DataError
 from tests.made_images import color_folder

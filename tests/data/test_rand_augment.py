@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from seresnet.data.augment import TrainCrop
+from seresnet.data.preprocess import Preprocess
 from seresnet.data.rand_augment import OPERATIONS, rand_augment
-from seresnet.preprocess import Preprocess
 from tests.timm_import import timm  # noqa: F401
 
 SMALL = Preprocess(input_size=(3, 32, 32), crop_pct=1.0)

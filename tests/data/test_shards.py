@@ -11,11 +11,11 @@ import pytest
 from seresnet.data.augment import TrainCrop
 from seresnet.data.folder import image_folder
 from seresnet.data.loader import Loader
-from seresnet.data.open import open_data, open_labelled
+from seresnet.data.open_dataset import open_data, open_labelled
 from seresnet.data.pack import pack
+from seresnet.data.preprocess import Preprocess
 from seresnet.data.shards import index_path, read_index, scan
 from seresnet.errors import DataError
-from seresnet.preprocess import Preprocess
 from tests.made_images import color_folder
 
 CROP = TrainCrop("resized", Preprocess(input_size=(3, 12, 12), crop_pct=1.0), scale=(0.3, 1.0))
@@ -103,7 +103,7 @@ def test_the_webdataset_library_reads_what_is_packed(packed, colors):
     found = sorted((pixels.tobytes(), target) for pixels, target in read)
     folder = image_folder(colors)
     crop = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
-    from seresnet.data.images import decode
+    from seresnet.data.decode import decode
 
     assert found == sorted((crop.pixels(decode(path)).tobytes(), target) for path, target in folder.samples)
 

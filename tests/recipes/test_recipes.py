@@ -5,7 +5,7 @@ import pytest
 from seresnet.errors import ConfigError
 from seresnet.models.variants import VARIANTS
 from seresnet.recipes import RECIPES, recipe
-from seresnet.train.config import TrainConfig
+from seresnet.training.config import TrainConfig
 
 # What the sources say, not what the recipes happen to hold.
 PUBLISHED = {
@@ -125,13 +125,13 @@ def test_a_recipe_of_ones_own(tmp_path):
         ("import os\nfrom seresnet.recipes import recipe", ":f", r"no function 'f'; it defines none"),
         ("def g(): pass", "", r"mine\.py: which function\? it has: g"),
         ("f = 3", ":f", r"has no function 'f'"),
-        ("def f(): return {'lr': 1}", ":f", r"f returns dict, not a seresnet.train.config.TrainConfig"),
+        ("def f(): return {'lr': 1}", ":f", r"f returns dict, not a seresnet.training.config.TrainConfig"),
         ("\ndef f(:\n", ":f", r"mine\.py, line 2: SyntaxError: "),
         ("import no_such_module", ":f", r"mine\.py, line 1: ModuleNotFoundError: No module named 'no_such_module'"),
         ("def f():\n    return 1 / 0", ":f", r"mine\.py, line 2: ZeroDivisionError: division by zero"),
         ("def f(x):\n    return x", ":f", r"TypeError: f\(\) missing 1 required positional argument"),
         (
-            "from seresnet.train.config import TrainConfig\ndef f():\n    return TrainConfig(epochs=0)",
+            "from seresnet.training.config import TrainConfig\ndef f():\n    return TrainConfig(epochs=0)",
             ":f",
             r"mine\.py, line 3: ConfigError: epochs is 0: it has to be from 1",
         ),

@@ -14,7 +14,7 @@ import seresnet
 from seresnet.models.count import count_parameters
 from seresnet.models.variants import VARIANTS
 from seresnet.weights import index
-from seresnet.weights.fit import build_on_meta
+from seresnet.weights.identify import build_on_meta
 from seresnet.weights.index import default_entry, default_transform, entries, list_models
 from seresnet.weights.labels import imagenet_1k
 from tests.timm_import import timm

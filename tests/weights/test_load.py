@@ -13,10 +13,10 @@ from torch import nn
 import seresnet
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.models.variants import VARIANTS, build
-from seresnet.weights.fit import build_on_meta, shapes_of
+from seresnet.weights.identify import build_on_meta, shapes_of
 from seresnet.weights.index import entries
 from seresnet.weights.labels import imagenet_1k
-from seresnet.weights.locate import locate, released_as
+from seresnet.weights.source import locate, released_as
 from tests.models.pairs import difference, make_pair
 from tests.timm_import import timm
 from tests.weights.nets import equal, logits, small, write_as_torch_0_3
@@ -88,7 +88,7 @@ def test_other_precisions_become_float32(tmp_path, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("arch", [a for a, row in VARIANTS.items() if sum(row.layers) <= 16])
 def test_a_file_tells_its_architecture_or_that_it_cannot(arch: str, tmp_path, monkeypatch) -> None:
     """Every network that fits is either loaded under its own name or refused as ambiguous; never taken for another."""
-    from seresnet.weights.fit import guess_architecture
+    from seresnet.weights.identify import guess_architecture
 
     state = build_on_meta(VARIANTS[arch]).state_dict()
     try:

@@ -179,7 +179,7 @@ def test_what_is_not_saved(tmp_path) -> None:
 
 
 def test_every_architecture_is_recognised() -> None:
-    from seresnet.weights.fit import build_on_meta
+    from seresnet.weights.identify import build_on_meta
 
     for arch, row in VARIANTS.items():
         assert architecture_of(build_on_meta(row)) == arch

@@ -1,0 +1,1 @@
+"""Benchmarks: models and engines timed side by side, and their report."""

@@ -1,0 +1,131 @@
+"""Files that are whole or not there: written under a temporary name, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from seresnet.errors import ConfigError, DiskFullError
+
+FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place when the block ends well, and goes when it fails.
+
+    Raises DiskFullError where there is no space for it.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+        Path(temporary).replace(path)
+        flush_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if disk_full(error):
+            raise DiskFullError(f"{path}: no space left on the disk; free some, and do it again") from error
+        raise
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Tell whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
+    while error is not None:
+        if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` that takes its place when the block ends well, and goes when it fails.
+
+    What is at ``path`` is replaced, with all that is in it.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        temporary.chmod(0o777 & ~_umask())
+        flush_folder(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        flush_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_report_folder(folder: Path, exist_ok: bool = False) -> None:
+    """Raise ConfigError where a report cannot go into ``folder``: a file, or a folder with something in it."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: give the report a folder")
+    if not exist_ok and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty: give the report another folder, or allow overwriting (--exist-ok)")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; the previous file stays until the new one is whole."""
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the folder's own entry, so that the rename survives a power cut; Windows has no such call."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def cache_folder() -> Path | None:
+    """Return ``$SERESNET_CACHE``, or this platform's place for caches; None where a user has no home."""
+    if given := os.environ.get("SERESNET_CACHE"):
+        return Path(given).expanduser()
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "seresnet" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "seresnet"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seresnet"
+    except RuntimeError:
+        return None

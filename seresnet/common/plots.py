@@ -1,0 +1,31 @@
+"""The style of every plot: figures that need no display, faint grids, three colours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from seresnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, GREY, RED, AMBER, INK = "#1f6feb", "#c3cad3", "#d1242f", "#d4a72c", "#24292f"
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure, in inches; no display is needed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError('matplotlib is not installed: run pip install "seresnet[train]"') from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def tidy(axes: Axes) -> None:
+    """Put a faint grid behind the data, and take off the frame above and to the right."""
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

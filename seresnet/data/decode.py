@@ -1,0 +1,308 @@
+"""From any picture to plain RGB: by content, within a size limit, whole or not at all. No torch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO, TextIOBase
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from seresnet.data.paths import files_below
+from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, jpeg_ran_dry
+from seresnet.errors import ImageError
+
+MAX_PIXELS = 50_000_000
+
+# The decoders are called directly: Image.open would apply Pillow's own size limit, a setting of the whole process.
+_DECODERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+
+# Pillow warns of damaged metadata and large sizes, which are handled here. (catch_warnings is not safe among threads.)
+warnings.filterwarnings("ignore", module=r"PIL\.\w*Image\w*")
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS = frozenset(_TRANSPOSE[number] for number in (5, 6, 7, 8))  # width becomes height
+_ORIENTATION, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 262, 322, 323  # tags of TIFF 6.0
+
+
+class Readable(Protocol):
+    """What gives the bytes of an image file."""
+
+    def read(self) -> bytes:
+        """Return them."""
+
+
+def decode(
+    source: str | os.PathLike[str] | bytes | Readable | Image.Image | NDArray[Any],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    exif_orientation: bool = True,
+    scale_16bit: bool = True,
+    reduction: Callable[[tuple[int, int]], int] | None = None,
+) -> Image.Image:
+    """Return a picture as a new RGB image, or raise ImageError with a short reason (without the path).
+
+    ``source`` is a path, the bytes of a file, a binary file object (or anything whose ``read()`` returns such bytes), a
+    Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or of floats from 0 to 1. JPEG PNG WEBP
+    GIF BMP TIFF AVIF are told by their content; of an animation the first frame counts; transparency lies over white.
+    More than ``max_pixels`` are refused on the
+    header. ``exif_orientation=False`` and ``scale_16bit=False`` (grey levels beyond 255 are clipped) reproduce Pillow's
+    plain ``convert("RGB")``, with which most published numbers were measured. ``reduction`` is told the size (width,
+    height) of the upright picture, and says by which factor (1, 2, 4 or 8) a JPEG may be made smaller while it is
+    decoded, which saves most of the work; other formats stay as they are. May be called from several threads.
+    """
+    if isinstance(source, np.ndarray):
+        image = _from_array(source, max_pixels)
+        return _flatten(image)
+    if isinstance(source, Image.Image):
+        return _finish(source, None, source.format or "image", max_pixels, exif_orientation, scale_16bit)
+    with _opened(source) as file:
+        try:
+            format_name = identify(file.read(HEAD_BYTES))
+            file.seek(0)
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
+        try:
+            image = _DECODERS[format_name](file)
+        except MemoryError:
+            raise ImageError("not enough memory") from None
+        except Exception as error:  # decoders raise almost anything on damaged bytes
+            raise _damaged(format_name, file, error) from error
+        if reduction is not None and format_name == "JPEG":
+            _check_size(image.size, max_pixels)
+            factor = reduction(image.size[::-1] if exif_orientation and _turn(image) in _SWAPS else image.size)
+            if factor > 1:
+                image.draft(None, (image.width // factor, image.height // factor))
+        return _finish(image, file, format_name, max_pixels, exif_orientation, scale_16bit)
+
+
+def encoded(source: str | os.PathLike[str] | Readable) -> bytes:
+    """Return the bytes of an image file as they are. Raises ImageError."""
+    with _opened(source) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[IO[bytes]]:
+    """Open a path, or wrap what is in memory; the caller's own file object stays open."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        yield BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        try:
+            file = _open_path(os.fspath(source))
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
+        with file:
+            yield file
+    elif isinstance(source, TextIOBase):
+        raise ImageError("a file object in text mode: open it with mode 'rb'")
+    elif hasattr(source, "read"):
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)
+        try:
+            data = source.read()
+        except OSError as error:
+            raise ImageError(_explain(error)) from error
+        yield BytesIO(data)
+    else:
+        kind = type(source).__name__
+        raise ImageError(
+            f"no image can be read from {kind}: give a path, bytes, a file object, a Pillow image or an array"
+        )
+
+
+def _open_path(path: str | bytes) -> IO[bytes]:
+    if isinstance(path, str) and path.lower().startswith(("http://", "https://", "s3://", "gs://", "hf://")):
+        raise ImageError("a web address: download it first")
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 (a path may be bytes)
+    except ValueError:
+        raise ImageError("no such file") from None  # a NUL in the name
+    if stat.S_ISDIR(mode):
+        os.scandir(path).close()  # raises where the folder itself is closed to us
+        empty = next(files_below(os.fsdecode(path)), None) is None
+        raise ImageError("is a folder without images" if empty else "is a folder")
+    if not stat.S_ISREG(mode):
+        raise ImageError("not a regular file")
+    return open(path, "rb")  # noqa: PTH123 (closed by the caller)
+
+
+def _explain(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if error.errno == errno.ENAMETOOLONG:
+        return "no such file (the name is too long)"
+    return (error.strerror or str(error)).lower()
+
+
+def _finish(
+    image: Image.Image, file: IO[bytes] | None, format_name: str, max_pixels: int, orientation: bool, scale: bool
+) -> Image.Image:
+    """Check the size, decode the pixels, turn the picture upright, and convert it."""
+    _check_size(_decoded_size(image), max_pixels)
+    try:
+        image.load()
+        short = file is not None and _is_short(format_name, file, image)
+        # A picture that was opened here is nobody else's: its pixels need no copy.
+        own = file is not None and image.mode == "RGB" and not image.has_transparency_data
+        rgb = _own(image) if own else _to_rgb(image, scale)
+        rgb = _upright(rgb, image) if orientation else rgb
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("not enough memory") from None
+    except Exception as error:
+        raise _damaged(format_name, file, error) from error
+    if short:
+        raise ImageError(f"truncated {format_name}")
+    return rgb
+
+
+def _is_short(format_name: str, file: IO[bytes], image: Image.Image) -> bool:
+    """Tell whether a picture that was decoded without an error lacks rows all the same."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES and is_cut_short(format_name, file):  # some program's choice, not ours
+        return True
+    return format_name == "JPEG" and jpeg_ran_dry(file, image)
+
+
+def _decoded_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size of the canvas that decoding allocates: of a TIFF, one tile may be larger than the picture."""
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tile = image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_LENGTH, 0)
+        width, height = (
+            max(size, int(t)) if isinstance(t, int) else size for size, t in zip(image.size, tile, strict=True)
+        )
+    return width, height
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels == 0:
+        raise ImageError("no pixels")
+    if pixels > max_pixels:
+        raise ImageError(f"{_mega(pixels)} megapixels: over the limit of {_mega(max_pixels)}")
+
+
+def _mega(pixels: int) -> str:
+    return f"{pixels / 1e6:,.0f}" if pixels >= 100e6 else f"{pixels / 1e6:.3g}"
+
+
+def _damaged(format_name: str, file: IO[bytes] | None, error: Exception) -> ImageError:
+    cut = "truncated" in str(error).lower() or (file is not None and is_cut_short(format_name, file))
+    return ImageError(f"{'truncated' if cut else 'damaged'} {format_name}")
+
+
+def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation of ``original``."""
+    turn = _turn(original)
+    return rgb.transpose(turn) if turn is not None else rgb
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes a picture upright, or None; EXIF that cannot be read says nothing."""
+    try:
+        return _TRANSPOSE.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the parser raises many kinds on garbage, and the pixels are good
+        return None
+
+
+def _own(image: Image.Image) -> Image.Image:
+    """Return a plain image of the pixels of an opened one, without its metadata."""
+    rgb = image._new(image.im)
+    rgb.info.clear()
+    return rgb
+
+
+def _to_rgb(image: Image.Image, scale_16bit: bool) -> Image.Image:
+    """Convert a loaded picture of any mode to a new RGB image without metadata."""
+    if scale_16bit and (image.mode.startswith("I") or image.mode == "F"):
+        image = _scale_to_8bit(image)
+    return _flatten(image)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    try:
+        if not image.has_transparency_data or image.mode[0] in "IF":
+            rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
+        else:
+            rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+            rgb = Image.new("RGB", image.size, "white")
+            rgb.paste(rgba, mask=rgba.getchannel("A"))
+    except ValueError:
+        raise ImageError(f"colours that cannot be converted ({image.mode})") from None
+    rgb.info.clear()  # an orientation that was applied must not be applied again
+    return rgb
+
+
+def _scale_to_8bit(image: Image.Image) -> Image.Image:
+    """Bring grey levels of 16 or 32 bits to 0..255.
+
+    16 bits use their whole range. Wider numbers tell no range: they count as 8 or 16 bits (floats also as 0..1) where
+    they fit in, and are stretched from their smallest to their largest value otherwise.
+    """
+    levels = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    else:
+        low, high = float(levels.min()), float(levels.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ImageError("pixels that are not finite numbers")
+        limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        if low >= 0 and high <= 65535:
+            low, high = 0.0, next(limit for limit in limits if high <= limit)
+    grey = np.rint((levels.astype(np.float64) - low) * (255 / max(high - low, 1e-300))).astype(np.uint8)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey  # white is zero; Pillow inverts 8 bits only
+    return Image.fromarray(grey)
+
+
+def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(f"array of shape {array.shape}: give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    _check_size((array.shape[0], array.shape[1]), max_pixels)
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
+            raise ImageError("array of floats outside 0 to 1: divide by 255, or give uint8")
+        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"array of {array.dtype}: give uint8, or floats from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array))

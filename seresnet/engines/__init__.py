@@ -1,0 +1,1 @@
+"""One model, several engines: each turns preprocessed batches into logits and embeddings as NumPy arrays."""

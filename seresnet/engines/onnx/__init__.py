@@ -1,0 +1,1 @@
+"""The onnxruntime engine, and the ONNX graph it runs."""

@@ -1,0 +1,1 @@
+"""The OpenVINO engine, its graph, and int8 quantization."""

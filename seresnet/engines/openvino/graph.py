@@ -1,0 +1,109 @@
+"""The inference form of a network as an OpenVINO model, built operation by operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset1, opset8
+from openvino import opset13 as ops
+
+from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest_image
+from seresnet.models.fuse import InferenceForm
+
+
+class OpenVINOBuilder(Builder[Any]):
+    """Spells the operations as nodes of OpenVINO; ``friendly_name`` is the name given."""
+
+    def named(self, name: str, node: Any) -> Any:
+        """Return ``node`` with its name."""
+        node.set_friendly_name(name)
+        return node
+
+    def constant(self, name: str, value: Any) -> Any:
+        """Return a constant; NumPy's number format is kept."""
+        return self.named(name, ops.constant(value))
+
+    def convolution(self, name: str, x: Any, weight: Array, bias: Array, stride: int, padding: int, groups: int) -> Any:
+        pads, strides = [padding] * 2, [stride] * 2
+        if groups == 1:
+            y = ops.convolution(x, self.constant(f"{name}.weight", weight), strides, pads, pads, [1, 1])
+        else:
+            grouped = weight.reshape(groups, -1, *weight.shape[1:])  # (G, C' / G, C / G, K, K)
+            y = ops.group_convolution(x, self.constant(f"{name}.weight", grouped), strides, pads, pads, [1, 1])
+        shift = self.constant(f"{name}.shift", bias.reshape(1, -1, 1, 1))
+        return self.named(f"{name}.bias", ops.add(self.named(name, y), shift))
+
+    def linear(self, name: str, x: Any, weight: Array, bias: Array) -> Any:
+        y = self.named(name, ops.matmul(x, self.constant(f"{name}.weight", weight), False, True))
+        return self.named(f"{name}.bias", ops.add(y, self.constant(f"{name}.shift", bias.reshape(1, -1))))
+
+    def max_pool(self, name: str, x: Any, kernel: int, stride: int, before: int, after: int) -> Any:
+        return self.named(name, opset1.max_pool(x, [stride] * 2, [before] * 2, [after] * 2, [kernel] * 2))
+
+    def avg_pool(self, name: str, x: Any, kernel: int, stride: int, before: int, after: int) -> Any:
+        return self.named(name, opset1.avg_pool(x, [stride] * 2, [before] * 2, [after] * 2, [kernel] * 2, True))
+
+    def relu(self, name: str, x: Any) -> Any:
+        return self.named(name, ops.relu(x))
+
+    def sigmoid(self, name: str, x: Any) -> Any:
+        return self.named(name, ops.sigmoid(x))
+
+    def add(self, name: str, a: Any, b: Any) -> Any:
+        return self.named(name, ops.add(a, b))
+
+    def multiply(self, name: str, a: Any, b: Any) -> Any:
+        return self.named(name, ops.multiply(a, b))
+
+    def mean(self, name: str, x: Any, keep: bool) -> Any:
+        return self.named(name, ops.reduce_mean(x, self.constant(f"{name}.axes", np.array([HEIGHT, WIDTH])), keep))
+
+    def sum(self, name: str, x: Any, axis: int) -> Any:
+        return self.named(name, ops.reduce_sum(x, self.constant(f"{name}.axes", np.array([axis])), True))
+
+    def edge(self, name: str, x: Any, axis: int, last: bool) -> Any:
+        bounds = ([-1], [np.iinfo(np.int64).max]) if last else ([0], [1])
+        values = zip(("start", "stop", "step", "axes"), (*bounds, [1], [axis]), strict=True)
+        return self.named(
+            name, opset8.slice(x, *(self.constant(f"{name}.{k}", np.array(v, np.int64)) for k, v in values))
+        )
+
+    def concat(self, name: str, parts: list[Any], axis: int) -> Any:
+        return self.named(name, ops.concat(parts, axis))
+
+    def over_area(self, name: str, x: Any, image: Any) -> Any:
+        shape = self.named(f"{name}.shape", ops.shape_of(image, "i64"))
+        axes, along = (
+            self.constant(f"{name}.axes", np.array([HEIGHT, WIDTH])),
+            self.constant(f"{name}.along", np.array(0)),
+        )
+        extent = self.named(f"{name}.extent", ops.gather(shape, axes, along))
+        area = self.named(f"{name}.area", ops.reduce_prod(extent, self.constant(f"{name}.all", np.array([0])), False))
+        return self.named(name, ops.divide(x, self.named(f"{name}.pixels", ops.convert(area, "f32"))))
+
+
+def openvino_graph(form: InferenceForm, build: OpenVINOBuilder | None = None) -> ov.Model:
+    """Return the form as an OpenVINO model for any batch, height and width, in float32.
+
+    Input ``images`` (N, in_chans, H, W), normalised; outputs ``logits`` (N, num_classes) and ``features``
+    (N, num_features), pooled. A node's friendly name is the path of its module in the form: the convolution
+    ``layer1.0.last`` with ``layer1.0.last.weight``, ``layer1.0.last.bias`` behind it (adding ``.shift``),
+    ``layer1.0.gate.squeeze``, ``.gate.fc1``, ``.gate.relu``, ``.gate.fc2``, ``.gate.sigmoid``, ``layer1.0.scale``
+    (times the gate), ``layer1.0.add`` (plus the shortcut) and ``layer1.0.relu``. Without classes, the logits are the
+    features. The form's ``preprocess.input_size`` is noted as ``seresnet``/``input_size`` in the model's run-time
+    information. ``build`` may spell the operations in another way. Raises ConfigError for a network that does not pool.
+    """
+    extent = ov.Dimension(smallest_image(form), -1)
+    images = ops.parameter(ov.PartialShape([ov.Dimension(), form.in_chans, extent, extent]), np.float32, name="images")
+    images.output(0).set_names({"images"})
+    build = build or OpenVINOBuilder()
+    logits, features = emit(form, build, build.named("images", images))
+    features.output(0).set_names({"features"})
+    logits.output(0).add_names({"logits"})
+    results = [ops.result(logits, name="logits/sink"), ops.result(features, name="features/sink")]
+    model = ov.Model(results, [images], "seresnet")
+    if form.preprocess is not None:
+        model.set_rt_info(",".join(map(str, form.preprocess.input_size)), ["seresnet", "input_size"])
+    return model

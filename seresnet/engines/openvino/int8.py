@@ -1,0 +1,150 @@
+"""A network in 8-bit integers: weights and the values between layers, for the CPU, on OpenVINO.
+
+Weights are symmetric and have a scale of their own for each output channel, values have one scale each; biases and
+the gates stay in float. A value is quantized where it is made, so that all who read it, shortcut and gate among them,
+read bytes: the stem quantizes in front of its pooling, which keeps the levels. A network in its inference form is
+quantized as it is: gates known before the last convolution, and no pixel computed that nobody reads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from seresnet.common.machine import overflows_bytes
+from seresnet.engines.base import import_openvino
+from seresnet.engines.openvino.graph import OpenVINOBuilder, openvino_graph
+from seresnet.engines.openvino.int8_ranges import FEATURES, LEVELS, Array, Range, find_ranges, inputs_of_layers
+from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.weights.source import GRAPH_FILE
+
+if TYPE_CHECKING:
+    from seresnet.models.resnet import SEResNet
+
+log = logging.getLogger("seresnet")
+
+WEIGHT_BITS = ["seresnet", "weight_bits"]  # where a graph says so
+COMPILED_LAYERS = ("Convolution", "FullyConnected", "MatMul")  # OpenVINO's names for what multiplies, once compiled
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized network: an ``openvino.Model``, and how it came about."""
+
+    model: Any
+    weight_bits: int  # 8, or 7 for processors on which 8 can overflow
+    images: int  # that the ranges were found on
+
+    def size(self) -> int:
+        """Return the bytes of its files, see `save`."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder))
+            return sum(file.stat().st_size for file in Path(folder).iterdir())
+
+    def save(self, directory: Path) -> None:
+        """Write it into a directory, as the files that `seresnet.load` looks for: ``openvino_model.xml``, ``.bin``."""
+        import_openvino().save_model(self.model, str(directory / GRAPH_FILE), compress_to_fp16=False)
+
+
+def quantize(model: SEResNet, calibration: Iterable[Array], weight_bits: int | None = None) -> Quantized:
+    """Return a network in 8-bit integers, as an OpenVINO model with the inputs and outputs of `openvino_graph`.
+
+    ``calibration`` are batches of preprocessed images, float32 (N, C, H, W), of the kind that the model will see;
+    300 images are plenty. ``weight_bits`` is 8, or 7, with which no sum overflows on x86 processors without VNNI
+    (2 * 255 * 63 fits 16 bits); None takes what this processor needs.
+    Raises DataError where there is no image, ConfigError where a value of the network is not finite.
+    """
+    bits = weight_bits or (7 if overflows_bytes() else 8)
+    if weight_bits is None and bits == 7:
+        log.warning("weights get 7 bits: sums of products of 8-bit numbers can overflow on this processor (no VNNI)")
+    form = model if isinstance(model, InferenceForm) else gate_first(model)
+    ranges, images = find_ranges(openvino_graph(form), calibration)
+    return Quantized(quantized_graph(form, ranges, bits), bits, images)
+
+
+def number_formats(model: Any) -> dict[str, str]:
+    """Return what each layer with weights computes in on this machine ("u8", "f32", ...), as OpenVINO compiled it."""
+    layers = set(inputs_of_layers(model))
+    compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found: dict[str, str] = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in COMPILED_LAYERS:
+            names = facts["originalLayersNames"].astype(str).split(",")
+            names = {name.partition("/")[0].removesuffix(".bias") for name in names}  # "fc/DequantizationMultiply"
+            found |= dict.fromkeys(names & layers, facts["runtimePrecision"].astype(str))
+    return found
+
+
+def quantized_graph(form: InferenceForm, ranges: Mapping[str, Range], weight_bits: int) -> Any:
+    """Return the form as an OpenVINO model whose values have the levels that ``ranges`` says."""
+    graph = openvino_graph(form, QuantizingBuilder(inputs_of_layers(openvino_graph(form)), ranges, weight_bits))
+    graph.set_rt_info(str(weight_bits), WEIGHT_BITS)
+    return graph
+
+
+class QuantizingBuilder(OpenVINOBuilder):
+    """Spells the operations with 8-bit weights in the layers of ``reads``, and quantizes the values these read."""
+
+    def __init__(self, reads: Mapping[str, str], ranges: Mapping[str, Range], weight_bits: int) -> None:
+        self.reads, self.ranges = reads, ranges
+        self.largest = 2 ** (weight_bits - 1) - 1
+        self.lost: dict[str, NDArray[np.float64]] = {}  # by layer: what rounding takes off its output, in the mean
+
+    def named(self, name: str, node: Any) -> Any:
+        """Return a node with its name; quantized, where a layer reads it. Features keep their digits, see `linear`."""
+        node = super().named(name, node)
+        return node if name not in self.ranges or name == FEATURES else self.quantized(name, node)
+
+    def linear(self, name: str, x: Any, weight: Array, bias: Array) -> Any:
+        """Return a linear layer; its features are quantized for it alone, so that the output of that name is not."""
+        return super().linear(name, self.quantized(FEATURES, x) if name in self.reads else x, weight, bias)
+
+    def quantized(self, name: str, node: Any) -> Any:
+        """Return a node's value on the levels of its range."""
+        span = self.ranges[name]
+        low = self.constant(f"{name}.low", np.array(span.low, np.float32))
+        high = self.constant(f"{name}.high", np.array(span.high, np.float32))
+        return super().named(f"{name}.levels", ops.fake_quantize(node, low, high, low, high, LEVELS))
+
+    def constant(self, name: str, value: Any) -> Any:
+        """Return a constant: of a layer's weights, bytes and their scales; of its bias, with what rounding took."""
+        layer, _, part = name.rpartition(".")
+        if layer not in self.reads or part not in ("weight", "shift"):
+            return super().constant(name, value)
+        if part == "shift":
+            return super().constant(name, value + self.lost[layer].reshape(value.shape).astype(np.float32))
+        levels, scale = to_levels(value, self.largest)
+        self.lost[layer] = mean_loss(value - levels * scale, self.ranges[self.reads[layer]].means)
+        integers = super().named(f"{name}.float", ops.convert(super().constant(f"{name}.bytes", levels), "f32"))
+        return super().named(name, ops.multiply(integers, super().constant(f"{name}.scale", scale)))
+
+
+def to_levels(weight: Array, largest: int) -> tuple[NDArray[np.int8], Array]:
+    """Return a layer's weights as whole numbers up to ``largest``, and the scale of each output channel.
+
+    A weight is (C', C), (C', C, K, K), or of a grouped convolution (G, C' / G, C / G, K, K); the scale has the same
+    number of axes, with extents of 1 but for the output channels.
+    """
+    within = tuple(range(2 if weight.ndim == 5 else 1, weight.ndim))
+    extreme = np.abs(weight).max(within, keepdims=True)
+    scale = np.where(extreme == 0, 1, extreme / largest).astype(np.float32)
+    return np.rint(weight / scale).astype(np.int8), scale
+
+
+def mean_loss(difference: Array, means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much a layer's outputs fall short in the mean, (C',), where its weights do by ``difference``.
+
+    ``means`` are those of the channels of what it reads (C,). The border, where a kernel sees less, is left out.
+    """
+    per_input = difference.sum((-2, -1), dtype=np.float64) if difference.ndim > 2 else difference.astype(np.float64)
+    grouped = per_input.reshape(-1, *per_input.shape[-2:])  # (G, C' / G, C / G)
+    return np.einsum("goi,gi->go", grouped, means.reshape(len(grouped), -1)).reshape(-1)

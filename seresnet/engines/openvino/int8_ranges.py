@@ -1,0 +1,151 @@
+"""Which values of a network become 8-bit numbers, and which range of theirs the 256 levels span.
+
+A range is found in one pass over calibration images, in memory that does not grow with their number: of each value
+its least and greatest, and a histogram of a sample. The levels end where rounding and clipping together cost least.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seresnet.common.machine import usable_cores
+from seresnet.engines.base import import_openvino
+from seresnet.errors import ConfigError, DataError
+
+Array = NDArray[np.float32]
+INPUT, FEATURES = "images", "features"  # names of values that are a model's own input and output
+LEVELS = 256
+BINS = 2048
+SAMPLE = 1 << 15  # numbers of one value of one image that go into its histogram
+PIXELS_AT_ONCE = 4 * 224 * 224  # of a chunk of images; all values of a network are held for one chunk
+EXCITATION = {"gate", "se"}  # parts of the names of an excitation's layers, which stay in float
+LAYERS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's names for what multiplies weights
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the levels of one value span, ``low`` to ``high``, and the means of its channels where they are known."""
+
+    low: float
+    high: float
+    means: NDArray[np.float64]  # (C,)
+
+    @property
+    def step(self) -> float:
+        """The distance of two levels."""
+        return (self.high - self.low) / (LEVELS - 1)
+
+
+class Observed:
+    """The numbers of one value (N, C, ...) that were seen so far: extremes, channel means, and a histogram."""
+
+    def __init__(self) -> None:
+        self.low, self.high = 0.0, 0.0
+        self.limit = 1e-6  # where the histogram of positive numbers ends; doubled when a number lies beyond
+        self.counts = np.zeros(BINS, np.int64)
+        self.sums: Any = 0.0  # of the images' channel means
+        self.images = 0
+
+    def add(self, value: Array) -> None:
+        """Take in a value of some images."""
+        self.low, self.high = min(self.low, float(value.min())), max(self.high, float(value.max()))
+        axes = tuple(range(2, value.ndim))
+        self.sums = self.sums + value.mean(axes, dtype=np.float64).sum(0)
+        self.images += len(value)
+        while self.high >= self.limit:
+            self.limit *= 2
+            self.counts = np.concatenate((self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)))
+        flat = value.reshape(len(value), -1)
+        sample = flat[:, :: max(1, flat.shape[1] // SAMPLE) | 1]  # an odd stride passes through all channels and rows
+        positive = sample[sample > 0]
+        self.counts += np.bincount((positive * (BINS / self.limit)).astype(np.int64), minlength=BINS)[:BINS]
+
+    def range(self) -> Range:
+        """Return what the levels should span. Zero is always a level, for a convolution's padding has to be exact."""
+        means = self.sums / self.images
+        if self.low < 0:
+            step = (self.high - self.low) / (LEVELS - 1)
+            below = round(-self.low / step)
+            return Range(-below * step, (LEVELS - 1 - below) * step, means)
+        return Range(0.0, self._best_end() or 1.0, means)  # a value that is always zero can have any range
+
+    def _best_end(self) -> float:
+        """Return the end with the least mean squared error: a short one clips, a long one rounds coarsely."""
+        centers = (np.arange(BINS) + 0.5) * self.limit / BINS
+        ends = self.high * np.linspace(0.2, 1.0, 161)
+        over = np.maximum(centers - ends[:, None], 0.0)  # (ends, bins)
+        rounding = np.where(over == 0, (ends[:, None] / (LEVELS - 1)) ** 2 / 12, 0.0)
+        return float(ends[np.argmin((over**2 + rounding) @ self.counts)])
+
+
+def is_excitation(name: str) -> bool:
+    """Tell whether a node of this name belongs to an excitation."""
+    return not EXCITATION.isdisjoint(name.split("."))
+
+
+def inputs_of_layers(graph: Any) -> dict[str, str]:
+    """Return the layers of an OpenVINO model that get 8-bit weights, each with the value that it reads, by name.
+
+    These are all convolutions and the classifier, but no gate. In front of a max pooling, a value has the levels that
+    it has behind it: there it is quantized.
+    """
+    inputs = {}
+    for layer in graph.get_ordered_ops():
+        if layer.get_type_name() in LAYERS and not is_excitation(layer.get_friendly_name()):
+            node = layer.input_value(0).get_node()
+            while node.get_type_name() == "MaxPool":
+                node = node.input_value(0).get_node()
+            inputs[layer.get_friendly_name()] = node.get_friendly_name()
+    return inputs
+
+
+def find_ranges(graph: Any, batches: Iterable[Array]) -> tuple[dict[str, Range], int]:
+    """Return the range of each value that a layer of 8-bit weights reads, and the number of images that were seen.
+
+    ``graph`` is the network as an OpenVINO model, which is left as it is; ``batches`` are normalised images
+    (N, C, H, W). Raises DataError where there is none, ConfigError where a value is not finite.
+    """
+    run = _watched(graph)
+    observed: dict[str, Observed] = defaultdict(Observed)
+    for chunk in _chunks(batches):
+        for name, value in run(chunk).items():
+            if not np.isfinite(value).all():
+                raise ConfigError(
+                    f"cannot be quantized: {name} is not finite on a calibration image; check the weights"
+                )
+            observed[name].add(value)
+    if not observed:
+        raise DataError("quantization needs calibration images: give it some of what the model will see")
+    return {name: seen.range() for name, seen in observed.items()}, observed[INPUT].images
+
+
+def _watched(graph: Any) -> Callable[[Array], dict[str, Array]]:
+    """Return a function from images to the values of a network, by name."""
+    watched = graph.clone()
+    values = set(inputs_of_layers(watched).values())
+    for node in watched.get_ordered_ops():
+        if (name := node.get_friendly_name()) in values - {INPUT, FEATURES}:  # these are named already
+            node.output(0).add_names({name})
+            watched.add_outputs([node.output(0)])
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": usable_cores()}
+    compiled = import_openvino().Core().compile_model(watched, "CPU", config)
+
+    def run(images: Array) -> dict[str, Array]:
+        results = compiled(images)
+        return {name: images if name == INPUT else results[name] for name in values}
+
+    return run
+
+
+def _chunks(batches: Iterable[Array]) -> Iterator[Array]:
+    """Cut batches into chunks of bounded size."""
+    for batch in batches:
+        size = max(1, PIXELS_AT_ONCE // (batch.shape[2] * batch.shape[3]))
+        for start in range(0, len(batch), size):
+            yield np.ascontiguousarray(batch[start : start + size], np.float32)

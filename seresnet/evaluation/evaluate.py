@@ -1,0 +1,142 @@
+"""Measure a classifier on labelled images: each image counts once, and what cannot be read is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from itertools import islice, tee
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from seresnet.data.classes import few, match_classes
+from seresnet.data.dataset import ImageSet, Sample, StoredImage
+from seresnet.data.open_dataset import open_labelled
+from seresnet.errors import ConfigError, DataError
+from seresnet.evaluation.multi_label import MultiLabelEvaluation
+from seresnet.evaluation.result import Evaluation, Published, Result
+from seresnet.evaluation.single_label import SingleLabelEvaluation
+from seresnet.inference.classifier import Classifier, Scored, exact_precision, load
+from seresnet.metrics.base import Meter
+from seresnet.weights.index import default_entry, entries
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seresnet.models.resnet import SEResNet
+
+Progress = Callable[[str, str | None], object]  # a path, and the reason where it could not be read
+
+
+def evaluate(
+    classifier: Classifier | str | PathLike[str] | SEResNet,
+    data: str | PathLike[str] | ImageSet,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a classifier on labelled images, each image once, with its own transform.
+
+    A model of one label an image gives a `SingleLabelEvaluation`, one of several a `MultiLabelEvaluation`.
+    ``classifier`` may also be what `seresnet.load` takes; it then runs in float32, or in int8 if it was quantized.
+    ``data`` is what `seresnet.data.open_dataset.open_labelled` takes, class folders (``data/<class>/*.jpg``) among
+    others; of a data set in parts it is the test part, or else the validation part. Its classes are matched to the
+    model's by `match_classes`. ``progress`` is called after each image with its path, and the reason where it could not
+    be read. Raises DataError where the data's classes do not fit the model's, where only one of the two knows several
+    labels an image, or where no image can be read.
+    """
+    clf = classifier if isinstance(classifier, Classifier) else load(classifier, precision=exact_precision(classifier))
+    if not clf.labels:
+        raise ConfigError("this model has no classifier, so that there is nothing to evaluate")
+    folder = data if isinstance(data, ImageSet) else open_labelled(data)
+    kind = _kind(clf, folder)
+    indices, notes = match_classes(folder.classes, clf.labels, clf.label_ids)
+    meter = kind.meter(len(clf.labels))
+    results: list[Result] = []
+    unreadable: list[tuple[str, str]] = []
+    given, samples = tee(folder.samples)
+    for batch in clf.scored((image for image, _ in given), batch_size, workers):
+        # The classifier answers in the order of the images, each exactly once.
+        rows = list(zip(batch, islice(samples, len(batch)), strict=True))
+        results += _count(kind, meter, rows, indices)
+        unreadable += [(str(item.path), item.error) for item in batch if item.error is not None]
+        if progress is not None:
+            for item in batch:
+                progress(str(item.path), item.error)
+    if not results:
+        path, reason = unreadable[0]
+        raise DataError(f"none of the {len(unreadable)} images can be read, among them {path}: {reason}")
+    metrics = meter.compute()
+    return kind(
+        **vars(metrics),
+        labels=tuple(clf.labels),
+        results=tuple(results),
+        unreadable=tuple(unreadable),
+        model=clf.model_name,
+        engine=clf.engine.describe(),
+        data=str(folder),
+        notes=notes + coverage(clf.labels, set(np.flatnonzero(metrics.support))),
+        published=published(clf.model_name, len(clf.labels)),
+    )
+
+
+def evaluate_logits(logits: ArrayLike | Tensor, targets: ArrayLike | Tensor, labels: Sequence[str]) -> Evaluation:
+    """Return the evaluation of logits (N, classes), without paths.
+
+    Targets are class indices (N,), or with several labels an image 0 or 1 for each label (N, classes).
+    """
+    known = np.asarray(targets)
+    kind: type[Evaluation] = MultiLabelEvaluation if known.ndim == 2 else SingleLabelEvaluation
+    meter = kind.meter(len(labels))
+    rows = zip(known, *meter.update(logits, known), strict=True)
+    results = tuple(kind.result(None, *row) for row in rows)
+    return kind(**vars(meter.compute()), labels=tuple(labels), results=results)
+
+
+def coverage(labels: Sequence[str], present: Set[int]) -> tuple[str, ...]:
+    """Return the note that not all classes have images, which names those that have none."""
+    absent = [label for index, label in enumerate(labels) if index not in present]
+    have = f"{len(labels) - len(absent)} of the model's {len(labels)} classes have images"
+    return (f"{have}; macro averages are over these; no images of {few(absent)}",) if absent else ()
+
+
+def published(name: str, num_classes: int) -> Published | None:
+    """Return what was published of the weights ``name`` (``arch.tag``, or ``arch`` for its first), if anything."""
+    entry = entries().get(name) or (None if "." in name else default_entry(name))
+    if entry is None or entry.bundled or entry.top1 is None or entry.num_classes != num_classes:
+        return None
+    data = {"imagenet-1k": "ImageNet-1k validation"}.get(entry.labels or "", entry.labels or "its own test images")
+    top5 = None if entry.top5 is None else round(entry.top5 / 100, 7)
+    return Published(round(entry.top1 / 100, 7), top5, data)
+
+
+def _kind(clf: Classifier, data: ImageSet) -> type[Evaluation]:
+    """Return what both the model and the data are. Raises DataError where they differ."""
+    if clf.multi_label == data.multi_label:
+        return MultiLabelEvaluation if data.multi_label else SingleLabelEvaluation
+    if data.multi_label:
+        raise DataError(
+            f"an image of {data} has several labels, and {clf.model_name} tells one: give a model trained on such "
+            "data, or a list with the column 'label'"
+        )
+    raise DataError(
+        f"an image of {data} has one label, and {clf.model_name} tells several: give a list with the column "
+        "'labels', or a model trained on one label an image"
+    )
+
+
+def _count(
+    kind: type[Evaluation], meter: Meter, rows: Sequence[tuple[Scored, Sample]], indices: Sequence[int]
+) -> list[Result]:
+    """Count a batch of images, but for the unreadable ones; return what became of each."""
+    good = [(item, item.logits, image, target) for item, (image, target) in rows if item.logits is not None]
+    if not good:
+        return []
+    known = [indices[t] if isinstance(t, int) else tuple(indices[i] for i in t) for *_, t in good]
+    targets = np.asarray(meter.targets(known))
+    said, probabilities = meter.update(np.stack([logits for _, logits, _, _ in good]), targets)
+    return [
+        kind.result(item.path, *row, image=image if isinstance(image, StoredImage) and image.lasts else None)
+        for (item, _, image, _), row in zip(good, zip(targets, said, probabilities, strict=True), strict=True)
+    ]

@@ -1,0 +1,213 @@
+"""The pictures of a report: confusion, reliability, figures of each class, the most confident mistakes."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seresnet.common.plots import AMBER, BLUE, GREY, INK, RED, new_figure, tidy
+from seresnet.errors import ImageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from seresnet.evaluation.result import Evaluation, Result
+    from seresnet.evaluation.single_label import SingleLabelEvaluation
+
+MATRIX_CLASSES = 40  # more of them, and the commonest mistakes are listed instead
+COUNTED_CLASSES = 20  # more of them, and the cells of the matrix hold no numbers
+LISTED = 30  # rows of a list of classes or mistakes
+TILES, TILE_COLUMNS = 24, 6
+
+
+def draw_confusion(e: SingleLabelEvaluation) -> Figure:
+    """Draw the confusion matrix, each row as shares of its class; of many classes, the commonest mistakes."""
+    shown = np.flatnonzero((e.support > 0) | (e.confusion.sum(axis=0) > 0))
+    return _matrix(e, shown) if len(shown) <= MATRIX_CLASSES else _pairs(e)
+
+
+def draw_reliability(e: SingleLabelEvaluation) -> Figure:
+    """Draw accuracy against confidence, bin by bin, and below it how many images have which confidence."""
+    figure = new_figure(6.4, 7.0, f"Reliability: expected calibration error {100 * e.ece:.2f} %")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.25))
+    edges = np.linspace(0, 1, len(e.bin_count) + 1)
+    full = e.bin_count > 0
+    left, width = edges[:-1][full], np.diff(edges)[full]
+    accuracy, confidence = e.bin_accuracy[full], e.bin_confidence[full]
+    upper.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    for name, gap, color in (("over", confidence - accuracy, RED), ("under", accuracy - confidence, AMBER)):
+        height = np.maximum(gap, 0)
+        bottom = np.minimum(accuracy, confidence)
+        upper.bar(left, height, width, bottom, align="edge", color="white")
+        upper.bar(left, height, width, bottom, align="edge", color=color, alpha=0.5, label=f"{name}confident by")
+    upper.plot([0, 1], [0, 1], color=INK, lw=1, ls="--", label="perfect calibration")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(left, e.bin_count[full] / e.n, width, align="edge", color=GREY, edgecolor="white")
+    mean = float((e.bin_confidence * e.bin_count).sum() / e.n)
+    for value, color, name in ((mean, INK, "mean confidence"), (e.top1, BLUE, "accuracy")):
+        lower.axvline(value, color=color, lw=1.4, ls="--", label=f"{name} {100 * value:.1f} %")
+    lower.set(xlabel="confidence (probability of the top class)", ylabel="share of images")
+    lower.legend(frameon=False, loc="upper left")
+    for axes in (upper, lower):
+        tidy(axes)
+        axes.xaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(_percent)
+    return figure
+
+
+def draw_per_class(e: Evaluation) -> Figure:
+    """Draw the score of each class that has images, the best on top; of many, highest, lowest and a histogram."""
+    present, (name, values, average) = np.flatnonzero(e.support), e.score
+    order = present[np.argsort(values[present], kind="stable")]  # the lowest first
+    many = len(order) > MATRIX_CLASSES
+    rows = np.concatenate([order[: LISTED // 2], order[-LISTED // 2 :]]) if many else order
+    places = np.arange(len(rows)) + (np.arange(len(rows)) >= LISTED // 2) * many  # an empty row between the halves
+    size = (11 if many else 7.2), 1.6 + 0.27 * max(len(rows), 4)
+    figure = new_figure(*size, f"{name[0].upper()}{name[1:]} by class: macro average {100 * average:.1f} %")
+    axes = figure.subplots(1, 2, width_ratios=(3, 2)) if many else [figure.subplots()]
+    bars = axes[0]
+    bars.barh(places, values[rows], color=BLUE, height=0.72)
+    bars.scatter(e.precision[rows], places, marker="|", color=INK, s=70, label="precision", zorder=3, clip_on=False)
+    bars.scatter(
+        e.recall[rows],
+        places,
+        marker="o",
+        facecolor="white",
+        edgecolor=INK,
+        s=22,
+        label="recall",
+        zorder=3,
+        clip_on=False,
+    )
+    bars.axvline(average, color=INK, lw=1, ls="--", label="macro average")
+    half = LISTED // 2
+    bars.set(
+        xlim=(0, 1), xlabel=f"{name} of the {half} highest and {half} lowest of {len(order)} classes" if many else name
+    )
+    names = [f"{_short(e.labels[i])} ({e.support[i]:,})" for i in rows]
+    bars.set_yticks(places, names, fontsize=8, parse_math=False)
+    bars.set_ylim(-0.6, places[-1] + 0.6)
+    bars.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+    if many:
+        axes[1].hist(values[order], bins=25, range=(0, 1), color=BLUE, edgecolor="white")
+        axes[1].axvline(average, color=INK, lw=1, ls="--")
+        axes[1].set(xlim=(0, 1), xlabel=f"{name} of all classes", ylabel="classes")
+    for ax in axes:
+        tidy(ax)
+        ax.xaxis.set_major_formatter(_percent)
+    bars.grid(axis="y", visible=False)
+    return figure
+
+
+def draw_mistakes(e: Evaluation) -> Figure | None:
+    """Draw the most confident mistakes as thumbnails; None where there are none, or no image files."""
+    tiles, mistakes = [], e.mistakes()
+    for result in mistakes:
+        picture = _thumbnail(result)
+        if picture is not None:
+            tiles.append((result, picture))
+        if len(tiles) == TILES:
+            break
+    if not tiles:
+        return None
+    columns = min(TILE_COLUMNS, max(3, len(tiles)))
+    rows = ceil(len(tiles) / columns)
+    some = len(mistakes) > len(tiles)
+    which = f"The {len(tiles)} most confident of {len(mistakes):,} mistakes" if some else "All mistakes"
+    figure = new_figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; in red, what the model said")
+    figure.set_layout_engine("constrained", hspace=0.12)
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, (result, picture) in zip(figure.axes, tiles, strict=False):
+        axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 96 else "antialiased")
+        verdict = e.verdict(result)
+        text = f"{_short(verdict.said, 17)} {100 * verdict.confidence:.1f} %"
+        axes.set_title(text, fontsize=8.5, color=RED, pad=3, parse_math=False)
+        caption = f"is {_short(verdict.truth, 19)}"
+        axes.text(
+            0.5,
+            -0.04,
+            caption,
+            fontsize=8.5,
+            color=INK,
+            ha="center",
+            va="top",
+            transform=axes.transAxes,
+            parse_math=False,
+        )
+    return figure
+
+
+def _matrix(e: SingleLabelEvaluation, shown: Any) -> Figure:
+    """Draw the matrix of the classes ``shown``."""
+    counts = e.confusion[np.ix_(shown, shown)]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = 0.52 if len(shown) <= COUNTED_CLASSES else 0.27
+    size = max(4.4, cell * len(shown) + 2.2)
+    figure = new_figure(size + 0.6, size - 0.3, f"Confusion: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [_short(e.labels[i]) for i in shown]
+    fontsize = 9 if len(shown) <= COUNTED_CLASSES else 7
+    axes.set_xticks(
+        range(len(shown)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=fontsize, parse_math=False
+    )
+    axes.set_yticks(range(len(shown)), names, fontsize=fontsize, parse_math=False)
+    axes.set(xlabel="taken for", ylabel="class")
+    axes.set_xticks(np.arange(len(shown) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    if len(shown) <= COUNTED_CLASSES:
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if shares[i, j] > 0.5 else INK
+                axes.text(j, i, f"{count:,}", ha="center", va="center", fontsize=7.5, color=color)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the class", format=_percent)
+    return figure
+
+
+def _pairs(e: SingleLabelEvaluation) -> Figure:
+    """Draw the commonest mistakes as bars."""
+    pairs = e.most_confused(LISTED)[::-1]
+    title = f"The commonest mistakes: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images"
+    figure = new_figure(8.6, 1.6 + 0.27 * max(len(pairs), 4), title)
+    axes, counts = figure.subplots(), [count for *_, count in pairs]
+    axes.barh(range(len(pairs)), counts, color=BLUE, height=0.72)
+    names = [f"{_short(e.labels[i])} → {_short(e.labels[j])}" for i, j, _ in pairs]
+    axes.set_yticks(range(len(pairs)), names, fontsize=8, parse_math=False)
+    for place, (i, _, count) in enumerate(pairs):
+        note = f"{count:,} of {e.support[i]:,} ({_percent(count / e.support[i])})"
+        axes.annotate(note, (count, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set(xlabel="images", xlim=(0, 1.25 * max(counts, default=1)), ylim=(-0.6, len(pairs) - 0.4))
+    axes.locator_params(axis="x", integer=True)
+    tidy(axes)
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _percent(value: float, _: float | None = None) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _short(text: str, width: int = 26) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _thumbnail(result: Result) -> Any | None:
+    """Return the image, at most 192 pixels wide and high, or None where there is no file to be read."""
+    from seresnet.data.decode import decode
+
+    source = result.image or result.path
+    if source is None:
+        return None
+    try:
+        picture = decode(source)
+    except ImageError:
+        return None
+    picture.thumbnail((192, 192))
+    return np.asarray(picture)

@@ -1,0 +1,93 @@
+"""The report of an evaluation: a folder with figures (JSON), tables (CSV) and pictures (PNG)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seresnet.common.files import atomic_file, check_report_folder, write_text
+from seresnet.evaluation.multi_label import MultiLabelEvaluation
+from seresnet.evaluation.plots import draw_confusion, draw_mistakes, draw_per_class, draw_reliability
+from seresnet.evaluation.result import Evaluation
+from seresnet.evaluation.single_label import SingleLabelEvaluation
+
+
+def write_report(evaluation: Evaluation, folder: Path, exist_ok: bool = False) -> Path:
+    """Write the files of a report into ``folder`` and return it; each file is whole or not there.
+
+    ``metrics.json`` holds the figures, ``per_class.csv`` one row a class, ``predictions.csv`` one row an image. With
+    one label an image, ``confusion.csv`` counts by class (rows) and what it was taken for (columns). Pictures:
+    ``per_class.png``; where there are image files and mistakes, ``mistakes.png``; and with one label an image
+    ``confusion.png`` (of many classes the commonest mistakes) and ``reliability.png``. Raises ConfigError as
+    `check_report_folder` does, and where matplotlib is missing.
+    """
+    check_report_folder(folder, exist_ok)
+    contents = CONTENTS[type(evaluation)]
+    write_text(folder / "metrics.json", json.dumps(evaluation.summary(), indent=2, allow_nan=False) + "\n")
+    for name, table in contents.tables.items():
+        write_text(folder / name, table(evaluation))
+    written = set(contents.tables)
+    for name, draw in contents.pictures.items():
+        figure = draw(evaluation)
+        if figure is None:
+            continue
+        with atomic_file(folder / name) as file, warnings.catch_warnings():
+            # A script that the font does not have is drawn as boxes; that needs no warning for each letter.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(file, format="png", dpi=120)
+        written.add(name)
+    for other in CONTENTS.values():
+        for name in {*other.tables, *other.pictures} - written:
+            (folder / name).unlink(missing_ok=True)  # of the report that is overwritten
+    return folder
+
+
+def _per_class(e: Evaluation) -> str:
+    """Return a row a class; one without images has no shares."""
+    shares = e.by_class()
+    rows = (
+        [label, *(f"{share.values[i]:.6g}" if images else "" for share in shares), images]
+        for i, (label, images) in enumerate(zip(e.labels, e.support.tolist(), strict=True))
+    )
+    return _csv(["class", *(share.key for share in shares), "images"], rows)
+
+
+def _confusion(e: SingleLabelEvaluation) -> str:
+    rows = ([label, *counts] for label, counts in zip(e.labels, e.confusion.tolist(), strict=True))
+    return _csv(["class \\ taken for", *e.labels], rows)
+
+
+def _predictions(e: Evaluation) -> str:
+    return _csv(*e.predictions())
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class Contents(NamedTuple):
+    """The files of a report, each with the function that makes it of an evaluation."""
+
+    tables: Mapping[str, Callable[[Any], str]]
+    pictures: Mapping[str, Callable[[Any], Any]]
+
+
+_TABLES = {"per_class.csv": _per_class, "predictions.csv": _predictions}
+_PICTURES = {"per_class.png": draw_per_class, "mistakes.png": draw_mistakes}
+
+CONTENTS: dict[type[Evaluation], Contents] = {
+    MultiLabelEvaluation: Contents(_TABLES, _PICTURES),
+    SingleLabelEvaluation: Contents(
+        {**_TABLES, "confusion.csv": _confusion},
+        {"confusion.png": draw_confusion, "reliability.png": draw_reliability, **_PICTURES},
+    ),
+}

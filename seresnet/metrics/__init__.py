@@ -1,0 +1,1 @@
+"""Metrics as numbers; training and evaluation both use them."""

@@ -1,1 +1,0 @@
-"""Training: settings, loop, optimizer and schedule, moving average, checkpoints, and the record of a run."""

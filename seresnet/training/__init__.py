@@ -1,0 +1,1 @@
+"""Training: settings, trainer, optimizer and schedule, EMA, checkpoints, and the run folder."""

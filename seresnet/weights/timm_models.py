@@ -1,0 +1,91 @@
+"""The inference form of a network that is at hand: one of this package's, or one of timm's."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from seresnet.data.preprocess import Preprocess
+from seresnet.errors import ConfigError, WeightsError
+from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.models.resnet import SEResNet
+from seresnet.models.variants import VARIANTS
+from seresnet.weights.convert import is_legacy, normalized
+from seresnet.weights.identify import build_on_meta, declared, fitting_architectures
+
+log = logging.getLogger("seresnet")
+
+SAME = 1e-9  # largest relative difference of float64 logits between one network and its copy
+
+
+def reparameterize(model: nn.Module, dead_pixels: bool = True) -> InferenceForm:
+    """Return the inference form of a network: the same logits by less work (see `seresnet.models.fuse`).
+
+    ``model`` is a `SEResNet`, or one of timm's SENet and SE ResNet models (or of its ResNets without excitation, which
+    gain their folded batch norms), with any number of classes and input channels. It is not changed. The form is in
+    evaluation mode, whichever mode the model is in, in its number format and on its device. timm's is recognised by its
+    tensors, and checked by its answers to an image. ``dead_pixels=False`` keeps the feature maps of legacy bottleneck
+    networks whole. Raises ConfigError for a network that is an inference form already or that is none of these.
+    """
+    if isinstance(model, SEResNet):
+        return gate_first(model, dead_pixels)
+    like = next(model.parameters(), torch.empty(0))
+    network = same_network(model)
+    form = gate_first(network, dead_pixels)
+    return form.to(like.device, like.dtype)
+
+
+@torch.no_grad()
+def same_network(model: nn.Module) -> SEResNet:
+    """Return this package's network with timm's tensors, in float64 and in evaluation mode."""
+    theirs = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    state = theirs.state_dict()
+    state, legacy = normalized(state), is_legacy(state)
+    for arch in fitting_architectures(state, legacy):
+        if (VARIANTS[arch].lineage == "legacy") != legacy:
+            continue
+        ours = network_of(arch, state, theirs)
+        if answers_alike(ours, theirs):
+            log.info("%s: recognised as %s", type(model).__name__, arch)
+            describe(ours, arch, getattr(model, "pretrained_cfg", None))
+            return ours
+    raise ConfigError(
+        f"{type(model).__name__} is no network that can be rewritten here: use a SEResNet, or one of timm's SENet or "
+        "SE ResNet models (`seresnet models` lists them) with its own activations, pooling and strides"
+    )
+
+
+def network_of(arch: str, state: dict[str, Tensor], theirs: nn.Module) -> SEResNet:
+    """Return the network ``arch`` on the tensors of ``state``."""
+    classes, chans = declared(state)
+    drop_rate = getattr(theirs, "drop_rate", 0.0)
+    ours = build_on_meta(replace(VARIANTS[arch], num_classes=classes or 0, in_chans=chans, drop_rate=drop_rate))
+    ours.load_state_dict(state, assign=True)
+    if not classes:
+        ours.global_pool = "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else ""
+    return ours.eval()
+
+
+def answers_alike(ours: SEResNet, theirs: nn.Module) -> bool:
+    """Tell whether both answer an image alike: strides, pooling and activations, which no tensor's shape tells."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, ours.in_chans, 96, 64, generator=generator, dtype=torch.float64)
+    a, b = ours(x), theirs(x)
+    if not b.isfinite().all():
+        raise WeightsError("the network answers NaN or infinity: use another checkpoint")
+    return a.shape == b.shape and bool((a - b).abs().max() <= SAME * b.abs().max())
+
+
+def describe(model: SEResNet, arch: str, cfg: object) -> None:
+    """Take over transform and class names from timm's ``pretrained_cfg``, where they are of this network."""
+    facts = cfg if isinstance(cfg, dict) else {}
+    model.pretrained_cfg = {**facts, "architecture": arch, "num_classes": model.num_classes}
+    names = facts.get("label_names") or []
+    if len(names) == model.num_classes:
+        model.labels = [str(name) for name in names]
+    if facts:
+        model.preprocess = Preprocess.from_timm(facts).with_channels(model.in_chans)

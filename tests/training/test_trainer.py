@@ -1,0 +1,196 @@
+"""Whole runs on small data: they learn, they resume exactly, they refuse what does not fit, they survive a NaN."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seresnet.errors import DataError, SeresnetError
+from seresnet.recipes import recipe
+from seresnet.training.config import TrainConfig
+from seresnet.training.train import train
+from seresnet.training.trainer import Training, TrainingStopped
+from tests.made_images import color_folder
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory) -> Path:
+    return color_folder(tmp_path_factory.mktemp("colors"), per_class=24)
+
+
+def config(**settings) -> TrainConfig:
+    return recipe("debug").updated({"size": 16, "global_batch_size": 8, "precision": "float32", **settings})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    tables = [list(csv.DictReader((run / "metrics.csv").open())) for run in (one, other)]
+    for row in tables[0] + tables[1]:
+        del row["seconds"], row["images_per_s"]
+    assert tables[0] == tables[1]
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    """Make SIGTERM arrive after a number of steps, as it would from outside."""
+    step = Training.step
+
+    def stepped(self, group):
+        result = step(self, group)
+        if self.at.step == steps:
+            assert callable(signal.getsignal(signal.SIGTERM)), "nobody listens, and the tests would end here"
+            signal.raise_signal(signal.SIGTERM)  # to this very thread: no other one may be chosen
+        return result
+
+    monkeypatch.setattr(Training, "step", stepped)
+
+
+def test_a_run_learns_and_leaves_its_record(colors, tmp_path):
+    result = train(config(epochs=4, lr=0.1), colors, tmp_path / "run")
+    assert result.last_score == 1.0
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 4
+    assert "4/4" in (tmp_path / "run" / "log.txt").read_text()
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
+    assert list((tmp_path / "run").glob("events.*"))
+    for model in ("last", "best"):
+        saved = json.loads((tmp_path / "run" / model / "config.json").read_text())
+        assert saved["num_classes"] == 3
+        assert saved["label_names"] == ["blue", "green", "red"]
+
+
+@pytest.mark.parametrize(("workers", "accumulate", "crop"), [(0, 1, "resized"), (2, 2, "resized"), (1, 1, "center")])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(colors, tmp_path, monkeypatch, workers, accumulate, crop):
+    settings = config(workers=workers, accumulate=accumulate, crop=crop, drop_rate=0.2, drop_path_rate=0.1, rotation=5)
+    train(settings, colors, tmp_path / "whole")
+    stop_after(monkeypatch, 10)  # of 14: in the middle of the second epoch
+    with pytest.raises(TrainingStopped) as stopped:
+        train(settings, colors, tmp_path / "parts")
+    assert stopped.value.exit_code == 143
+    monkeypatch.undo()
+    other_workers = settings.updated({"workers": 2 - workers})
+    train(other_workers, colors, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_seed_decides_everything(colors, tmp_path):
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        train(config(epochs=1, seed=seed), colors, tmp_path / name)
+    assert_same_run(tmp_path / "one", tmp_path / "again")
+    assert not torch.equal(weights(tmp_path / "one")["fc.weight"], weights(tmp_path / "other")["fc.weight"])
+
+
+def test_one_process_can_train_in_one_precision_after_the_other(colors, tmp_path):
+    for precision in ("bfloat16", "float32"):
+        train(config(epochs=1, precision=precision), colors, tmp_path / precision)
+        used = json.loads((tmp_path / precision / "config.json").read_text())["precision_used"]
+        assert used == precision
+
+
+def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch):
+    """Two micro-batches with the same images have the gradient of one of them."""
+    gradients = {}
+    step = Training.step
+
+    def recording(self, group):
+        original = torch.optim.SGD.step
+
+        def keeping(optimizer, *arguments):
+            gradients.setdefault(len(group), self.model.fc.weight.grad.clone())
+            return original(optimizer, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.SGD, "step", keeping)
+            return step(self, [group[0]] * len(group))
+
+    monkeypatch.setattr(Training, "step", recording)
+    for copies in (1, 2):
+        settings = config(epochs=1, pad=0, hflip=0, crop="center", accumulate=copies, global_batch_size=8 * copies)
+        train(settings, colors, tmp_path / str(copies))
+    torch.testing.assert_close(gradients[1], gradients[2])
+
+
+def test_a_run_is_not_overwritten(colors, tmp_path):
+    train(config(epochs=1), colors, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    with pytest.raises(SeresnetError, match="not empty"):
+        train(config(epochs=1, seed=5), colors, tmp_path / "run")
+    assert torch.equal(before["fc.weight"], weights(tmp_path / "run")["fc.weight"])
+    train(config(epochs=1, seed=5), colors, tmp_path / "run", exist_ok=True)
+    assert not torch.equal(before["fc.weight"], weights(tmp_path / "run")["fc.weight"])
+
+
+def test_resume_refuses_another_run(colors, tmp_path):
+    with pytest.raises(SeresnetError, match="no checkpoint"):
+        train(config(), colors, tmp_path / "nothing", resume=True)
+    train(config(epochs=1), colors, tmp_path / "run")
+    with pytest.raises(SeresnetError, match="model: seresnet20 then, resnet20 now"):
+        train(config(model="resnet20"), colors, tmp_path / "run", resume=True)
+    shutil.copytree(colors, tmp_path / "renamed")
+    (tmp_path / "renamed" / "red").rename(tmp_path / "renamed" / "rose")
+    with pytest.raises(SeresnetError, match=r"classes: 3 then, 3 now \(gone \['red'\], new \['rose'\]\)"):
+        train(config(), tmp_path / "renamed", tmp_path / "run", resume=True)
+    (tmp_path / "run" / "last" / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(SeresnetError, match="cannot be read"):
+        train(config(), colors, tmp_path / "run", resume=True)
+
+
+def test_a_run_that_diverges_stops_with_its_files_and_a_finite_checkpoint(colors, tmp_path):
+    train(config(epochs=1), colors, tmp_path / "run")
+    settings = config(epochs=3, lr=1000, weight_decay=1, ema_decay=None, warmup_epochs=0)
+    with pytest.raises(SeresnetError, match=r"not finite in 3 steps.*lower --lr.*\.png"):
+        train(settings, colors, tmp_path / "run", resume=True)
+    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_unreadable_images_are_named_and_left_out(colors, tmp_path):
+    data = shutil.copytree(colors, tmp_path / "data")
+    (data / "red" / "003.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    train(config(epochs=1), data, tmp_path / "run")
+    assert f"skipped {data / 'red' / '003.png'}" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_data_that_is_too_small_or_wrong_is_refused(tmp_path, colors):
+    with pytest.raises(DataError, match="no such folder"):
+        train(config(), tmp_path / "missing", tmp_path / "run")
+    with pytest.raises(SeresnetError, match="fewer than one batch"):
+        train(config(global_batch_size=1024), colors, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_run_and_count_every_validation_image(colors, tmp_path):
+    """torchrun with gloo: both processes end well, and the figures cover the whole validation set."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "seresnet"]
+    arguments = ["train", colors, "--recipe", "debug", "--set", "size=16", "--batch-size", "8", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, *map(str, arguments), "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    held = 3 * round(24 * 0.2)
+    for column, images in (("val_top1", held), ("train_top1", (72 - held) // 8 * 8)):
+        hits = float(rows[-1][column]) * images
+        assert hits == pytest.approx(round(hits), abs=1e-3)
+    assert done.stdout.count("validation top-1") == 1
