@@ -38,7 +38,7 @@ VERBS = {
 
 # Modules that an extra brings -> the extra, for the message where one is missing.
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "tensorboard", "torchmetrics", "matplotlib"), "train"),
+    **dict.fromkeys(("accelerate", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("fastapi", "uvicorn", "python_multipart"), "serve"),
     **dict.fromkeys(("datasets", "webdataset", "pyarrow", "fsspec"), "hub-data"),
