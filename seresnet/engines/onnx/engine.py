@@ -12,7 +12,6 @@ import numpy as np
 
 from seresnet.common.files import atomic_file
 from seresnet.common.machine import usable_cores
-from seresnet.engines.base import ENGINES
 from seresnet.engines.batch import Batch, checked, failed
 from seresnet.errors import ConfigError
 
@@ -83,10 +82,10 @@ class OnnxEngine:
         """Yield the logits of each batch, one after the other."""
         return map(self.logits, batches)
 
-    def save(self, directory: Path) -> None:
-        """Write the graph into a directory, as the file that the table of engines names."""
+    def save(self, path: Path) -> None:
+        """Write the graph to an ONNX file."""
         content = Path(self._model).read_bytes() if isinstance(self._model, str) else self._model
-        with atomic_file(directory / str(ENGINES[self.name].file)) as file:
+        with atomic_file(path) as file:
             file.write(content)
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 from seresnet.common.machine import has_bfloat16, overflows_bytes, processor
-from seresnet.engines.base import import_openvino
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError
 
 log = logging.getLogger("seresnet")
