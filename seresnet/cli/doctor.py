@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from seresnet.cli import EXTRAS
+from seresnet.common.extras import EXTRAS
 from seresnet.common.machine import processor
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__

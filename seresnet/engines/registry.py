@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seresnet.common.text import one_line
 from seresnet.engines.base import PRECISIONS, Engine
 from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError
@@ -72,7 +73,7 @@ def choose_engine(name: str, device: str | None = None) -> str:
     try:
         engine_class("openvino")
     except (ImportError, OSError) as error:
-        log.warning("openvino cannot be imported (%s): torch runs in its place", " ".join(str(error).split()))
+        log.warning("openvino cannot be imported (%s): torch runs in its place", one_line(error))
         return "torch"
     return "openvino"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seresnet.common.machine import described_processor, processor
+from seresnet.common.text import one_line
 from seresnet.data.preprocess import Preprocess
 from seresnet.engines.base import Engine
 from seresnet.engines.registry import ENGINES, check_engine, choose_engine, open_engine
@@ -139,7 +140,7 @@ def _from_cache(cache: Cache, key: str, engine: str, settings: Settings) -> Open
         preprocess = Preprocess.from_timm(transform) if transform else None
         return Opened(opened, preprocess, list(labels), list(ids), bool(multi_label))
     except Exception as error:  # whatever a damaged file leads an engine to
-        log.info("%s: damaged (%s), made anew", entry.folder, " ".join(str(error).split()))
+        log.info("%s: damaged (%s), made anew", entry.folder, one_line(error))
         cache.discard(key)
         return None
 
