@@ -1,4 +1,4 @@
-"""The published weights of the nine legacy networks: files that torch 0.4 to 1.1 wrote, with their real keys and shapes.
+"""The published weights of the legacy networks: files that torch 0.4 to 1.1 wrote, with their real keys and shapes.
 
 timm's network on the meta device gives the keys and shapes, a seed the numbers, and the index the file's name.
 """
