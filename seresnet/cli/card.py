@@ -27,7 +27,7 @@ def card(
     from rich.console import Console
     from rich.text import Text
 
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     network, entry = described(model)
     console = Console(highlight=False)
