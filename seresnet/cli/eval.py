@@ -99,7 +99,7 @@ def _table(e: Evaluation[Any]) -> Iterator[Text]:
     """Yield the lines for people: metrics, then the lowest classes and the most frequent confusions."""
     from rich.text import Text
 
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     yield Text.assemble(
         (printable(e.model), "bold"),
@@ -155,7 +155,7 @@ def _cell(text: str, width: int) -> Text:
     """Return text of exactly ``width`` columns, cut where it is longer."""
     from rich.text import Text
 
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     cell = Text(printable(text))
     cell.truncate(width, overflow="ellipsis", pad=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from seresnet.cli.text import STDIN, printable
+from seresnet.cli.arguments import STDIN
+from seresnet.common.text import printable
 from seresnet.errors import ConfigError
 
 if TYPE_CHECKING:

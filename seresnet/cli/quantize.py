@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from seresnet.cli.text import printable
+from seresnet.common.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text

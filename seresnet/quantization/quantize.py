@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from seresnet.common.files import atomic_folder, write_text
 from seresnet.common.machine import described_processor
 from seresnet.common.timing import Timing, interleaved
-from seresnet.engines.base import Engine, engine_class
+from seresnet.engines.base import Engine
+from seresnet.engines.registry import engine_class
 from seresnet.errors import ConfigError, DataError, SeresnetError
 from seresnet.inference.classifier import Classifier, Scored
 from seresnet.inference.load import Settings, open_network

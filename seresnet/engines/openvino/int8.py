@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from seresnet.common.machine import overflows_bytes
-from seresnet.engines.base import import_openvino
 from seresnet.engines.openvino.graph import OpenVINOBuilder, openvino_graph
 from seresnet.engines.openvino.int8_ranges import FEATURES, LEVELS, Array, Range, find_ranges, inputs_of_layers
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.models.fuse import InferenceForm, gate_first
 from seresnet.weights.source import GRAPH_FILE
 

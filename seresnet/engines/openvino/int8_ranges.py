@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.common.machine import usable_cores
-from seresnet.engines.base import import_openvino
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError, DataError
 
 Array = NDArray[np.float32]
