@@ -167,7 +167,7 @@ def test_several_labels_an_image(labels_model, labels_list, tmp_path):
         assert re.search(rf"^{name} +{100 * share:.2f} %$", table, re.M), name
     assert "macro averages are over these; no images of kind 9" in table
     assert re.search(r"^lowest average precision +AP +precision +recall +F1 +images$", table, re.M)
-    which, count, total = expected.commonest_mistakes(1)[0]
+    which, count, total = expected.metrics.most_frequent_confusions(expected.labels, 1)[0]
     assert re.search(rf"^{which} +{count} of {total}$", table, re.M)
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
         *("metrics.json", "per_class.csv", "predictions.csv", "per_class.png", "mistakes.png")
