@@ -12,7 +12,8 @@ from PIL import Image
 import seresnet
 from seresnet.data.parallel import default_workers
 from seresnet.errors import ConfigError, ImageError
-from seresnet.inference.classifier import Classifier, Prediction, load, softmax
+from seresnet.inference.classifier import Classifier, load
+from seresnet.inference.prediction import Prediction, softmax
 from seresnet.models.variants import build
 from tests.networks import ANIMALS, seresnet20, tiny
 
