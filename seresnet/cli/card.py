@@ -134,9 +134,9 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
             return
     else:
         yield "source", "bundled with this package" if entry.bundled else f"https://huggingface.co/{entry.hub}"
-        if entry.original:
+        if entry.release_file:
             digest = f" (SHA-256 {entry.sha256_head}...)" if entry.sha256_head else ""
-            yield "first released as", entry.original + digest
+            yield "first released as", entry.release_file + digest
         if entry.file_size_bytes:
             yield "file", f"{entry.file_size_bytes:,} bytes ({'measured' if entry.bundled else 'published'})"
         yield "licence", entry.license or "unknown: ask the authors"

@@ -83,7 +83,7 @@ def availability(entry: Entry) -> str:
         return "bundled"
     from huggingface_hub import try_to_load_from_cache
 
-    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, entry.file), str)
+    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, "model.safetensors"), str)
     return "downloaded" if cached else "to download"
 
 
