@@ -14,7 +14,8 @@ from seresnet.data.dataset import ImageSet, Sample, StoredImage
 from seresnet.data.open_dataset import open_labelled
 from seresnet.errors import ConfigError, DataError
 from seresnet.evaluation.result import Evaluation, MultiLabelResult, Published, Result, SingleLabelResult
-from seresnet.inference.classifier import Classifier, Scored, exact_precision, load
+from seresnet.inference.classifier import Classifier, exact_precision, load
+from seresnet.inference.prediction import Scored
 from seresnet.metrics.base import Meter
 from seresnet.metrics.multi_label import MultiLabelMeter
 from seresnet.metrics.single_label import SingleLabelMeter

@@ -109,7 +109,7 @@ def test_a_quantized_model_is_measured_in_int8_and_others_in_float32(model, data
     assert done.returncode == 0 and b"int8" in done.stderr.splitlines()[0]
     quantized = tmp_path / "int8"
     quantized.mkdir()
-    load(model, device="cpu", precision="int8", calibration=data).engine.save(quantized)
+    load(model, device="cpu", precision="int8", calibration=data).engine.save(quantized / "openvino_model.xml")
     for file in quantized.glob("model.*"):
         file.rename(quantized / f"openvino_model{file.suffix}")
     config = json.loads((model / "config.json").read_text())
