@@ -51,7 +51,7 @@ def draw_reliability(e: Evaluation[SingleLabelMetrics]) -> Figure:
     for value, color, name in ((mean, INK, "mean confidence"), (m.top1, BLUE, "accuracy")):
         lower.axvline(value, color=color, lw=1.4, ls="--", label=f"{name} {100 * value:.1f} %")
     lower.set(xlabel="confidence (probability of the top class)", ylabel="images", ylim=(0, 1.2 * m.bin_count.max()))
-    lower.legend(frameon=False, loc="upper left")
+    lower.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for axes in (upper, lower):
         tidy(axes)
         axes.xaxis.set_major_formatter(_percent)
