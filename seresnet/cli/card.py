@@ -133,10 +133,15 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
             yield "train it", f"seresnet train DATA --model {name}"
             return
     else:
-        yield "source", "bundled with this package" if entry.bundled else f"https://huggingface.co/{entry.hub}"
-        if entry.release_file:
-            digest = f" (SHA-256 {entry.sha256_head}...)" if entry.sha256_head else ""
-            yield "first released as", entry.release_file + digest
+        if entry.bundled:
+            yield "source", "bundled with this package"
+        if entry.hub:
+            yield "source", f"https://huggingface.co/{entry.hub} (Hugging Face Hub)"
+        for title, url in zip(("release file", *[""] * len(entry.mirrors)), (entry.url, *entry.mirrors), strict=True):
+            if url:
+                yield ("also at" if not title else title if entry.hub else "source"), url
+        if entry.sha256_head:
+            yield "SHA-256", f"{entry.sha256_head}... (of the release file)"
         if entry.file_size_bytes:
             yield "file", f"{entry.file_size_bytes:,} bytes ({'measured' if entry.bundled else 'published'})"
         yield "licence", entry.license or "unknown: ask the authors"

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +22,10 @@ def models(
     /,
     *,
     pretrained: Annotated[bool, Parameter(help="List the weights instead, with their published accuracy.")] = False,
-    format: Annotated[Literal["table", "json"], Parameter(help="Form of the list.")] = "table",
+    check_sources: Annotated[
+        bool, Parameter(help="Ask each source of the weights for its headers; exit code 1 if one does not answer.")
+    ] = False,
+    format: Annotated[Literal["table", "json"], Parameter(help="Output format.")] = "table",
 ) -> int:
     """List the networks, and the weights that have a name.
 
@@ -31,7 +35,9 @@ def models(
 
     if pattern is not None and not set(pattern) & set("*?["):
         pattern = f"*{pattern}*"
-    names = list_models(pattern, pretrained)
+    names = list_models(pattern, pretrained or check_sources)
+    if check_sources and names:
+        return _check_sources(names, format)
     rows = [weight_facts(name) if pretrained else network_facts(name) for name in names]
     if format == "json":
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -72,19 +78,48 @@ def weight_facts(name: str) -> dict[str, Any]:
         "measured_top1": entry.top1 if entry.bundled else None,
         "measured_top5": entry.top5 if entry.bundled else None,
         "license": entry.license,
-        "source": "bundled" if entry.bundled else f"hf-hub:{entry.hub}",
+        "source": source_of(entry),
         "available": availability(entry),
     }
 
 
-def availability(entry: Entry) -> str:
-    """Return "bundled", "downloaded" (it is in the cache) or "to download"."""
+def source_of(entry: Entry) -> str:
+    """Return where a weight comes from first: "bundled", a repository on the Hub, or its release file's URL."""
     if entry.bundled:
         return "bundled"
-    from huggingface_hub import try_to_load_from_cache
+    return f"hf-hub:{entry.hub}" if entry.hub else str(entry.url)
 
-    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, "model.safetensors"), str)
-    return "downloaded" if cached else "to download"
+
+def availability(entry: Entry) -> str:
+    """Return "bundled", "downloaded" (a file of it is on this machine) or "to download"."""
+    if entry.bundled:
+        return "bundled"
+    from seresnet.weights.fetch import local_files
+
+    return "downloaded" if any(local_files(entry)) else "to download"
+
+
+def _check_sources(names: list[str], format: str) -> int:
+    """Print what each source of these weights answers; return 1 if one does not have the file."""
+    from dataclasses import asdict
+
+    from seresnet.weights.check_sources import check_sources
+    from seresnet.weights.index import entries
+
+    checks = list(check_sources(entries()[name] for name in names))
+    if format == "json":
+        print(json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False))
+    else:
+        table = _table("weights", "source", "answers", "bytes", "SHA-256", "address")
+        for check in checks:
+            answers = "[green]yes" if check.problem is None else f"[bold red]no[/]: {escape(check.problem)}"
+            size = "" if check.size is None else f"{check.size:,}"
+            table.add_row(check.name, check.kind, answers, size, check.sha256_head or "", escape(check.url))
+        _print(table)
+    failed = [check for check in checks if check.problem is not None]
+    if failed:
+        print(f"{len(failed)} of {len(checks)} sources do not have the file", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _networks_table(rows: list[dict[str, Any]]) -> Table:
@@ -101,11 +136,17 @@ def _weights_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         _, height, width = row["input_size"]
         accuracies = [_accuracy(row[f"published_{key}"] or row[f"measured_{key}"]) for key in ("top1", "top5")]
-        where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}.get(row["available"], "[dim]Hub")
+        where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}.get(
+            row["available"], _remote(row)
+        )
         cells = (f"{row['classes']:,}", f"{height}" if height == width else f"{height} x {width}", where)
         table.add_row(row["name"], *accuracies, *cells)
     table.caption = "top-1 and top-5 as published; of bundled weights as measured here"
     return table
+
+
+def _remote(row: dict[str, Any]) -> str:
+    return "[dim]Hub" if row["source"].startswith("hf-hub:") else "[dim]release file"
 
 
 def _accuracy(value: float | None) -> str:
@@ -119,7 +160,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column(columns[0], style="bold", overflow="fold")  # names are never cut
     for column in columns[1:]:
-        right = column.endswith("%") or column in ("classes", "pixels")
+        right = column.endswith("%") or column in ("classes", "pixels", "bytes")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     return table
 
