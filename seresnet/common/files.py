@@ -126,7 +126,10 @@ def cache_folder() -> Path | None:
     """Return ``$SERESNET_CACHE``, or the platform's folder for caches; None where a user has no home."""
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
-    folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
+    try:
+        folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
+    except RuntimeError:
+        return None
     return folder if folder.is_absolute() else None
 
 
