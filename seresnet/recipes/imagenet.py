@@ -15,11 +15,11 @@ def imagenet_2018() -> TrainConfig:
     settings. ``imagenet-2018-paper`` has those of the paper's 76.71 %; the authors' later weights,
     ``legacy_seresnet50.in1k`` with 77.65 %, had 256 images a step, a rate of 0.1 and more epochs (their README).
 
-    Source: several, which disagree. Batch, rate, epochs, momentum, dropout 0.2 and label smoothing as in the published index
-    of the weights (the paper, arXiv 1709.01507, has dropout and smoothing for SENet-154 only, in its appendix); crops
-    and mirroring from the paper; rotation and pixel noise from the authors' repository (github.com/hujie-frank/SENet),
-    not from the paper. None says which parameters decay: here all do, as is the rule in Caffe, which they used. The
-    last batch norm of each block starts at zero (arXiv 1706.02677, section 5.1), which the authors' did not.
+    Source: several, which disagree. Batch, rate, epochs, momentum, dropout 0.2 and label smoothing: the published index
+    of the weights (the paper, arXiv 1709.01507, has dropout and smoothing for SENet-154 only, in its appendix). Crops
+    and mirroring: the paper. Rotation and pixel noise: the authors' repository (github.com/hujie-frank/SENet), not the
+    paper. None says which parameters decay: here all do, as is the rule in Caffe, which they used. The last batch norm
+    of each block starts at zero (arXiv 1706.02677, section 5.1), which the authors' did not.
     """
     return TrainConfig(
         model="legacy_seresnet50",
