@@ -96,7 +96,7 @@ def nearest_architecture(state: Mapping[str, Tensor], legacy: bool, recorded: st
     """Return the architecture that shares the most names and shapes with the tensors."""
     candidates = _of_lineage(legacy)
     if recorded in candidates:
-        return recorded  # type: ignore[return-value]
+        return recorded
     blocks, found = _blocks(state), _shapes(state).items()
     unlike = {arch: len(_blocks_of(arch) ^ blocks) for arch in candidates}
     close = [arch for arch in candidates if unlike[arch] == min(unlike.values())]

@@ -1,8 +1,8 @@
 """Bounds on a pickle, checked before anything unpickles it: opcodes, nesting, memory, and what its calls are given.
 
-torch's ``weights_only`` unpickler runs no code that a file brings. A crafted file can still end the interpreter (a tuple
-nested 200,000 deep, hashed as a key), take all memory (``bytearray(10**12)``) or hang (keys of one hash). Here the
-opcodes are followed with stand-ins for the objects, in step with torch's unpickler, which knows the same opcodes.
+torch's ``weights_only`` unpickler runs no code that a file brings. A crafted file can still end the interpreter (a
+tuple nested 200,000 deep, hashed as a key), take all memory (``bytearray(10**12)``) or hang (keys of one hash). Here
+the opcodes are followed with stand-ins for the objects, in step with torch's unpickler, which knows the same opcodes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch._utils import IMPORT_MAPPING, NAME_MAPPING  # of Python 2's names, as torch's unpickler maps them
+
+from seresnet.common.text import one_line
 
 MAX_OPCODES = 3_000_000  # a training state of the largest network with its average and Adam's moments has 0.6 million
 MAX_NESTING = 100  # of containers; a training state has about 6
@@ -40,9 +42,9 @@ class PickleError(ValueError):
 class Opcodes(Protocol):
     """What a pickle is read from: a file, or an ``mmap``."""
 
-    def read(self, n: int, /) -> bytes: ...
-    def readline(self) -> bytes: ...
-    def tell(self) -> int: ...
+    def read(self, n: int, /) -> bytes: ...  # noqa: D102
+    def readline(self) -> bytes: ...  # noqa: D102
+    def tell(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def check_pickle(file: Opcodes, largest: int) -> PickleFacts:
     except (MemoryError, OverflowError):
         raise PickleError("it declares more than memory holds") from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise PickleError(f"truncated or damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from None
+        raise PickleError(f"truncated or damaged ({one_line(error, 80)})") from None
     raise PickleError("truncated")  # genops ends with STOP, or raises
 
 
@@ -238,7 +240,7 @@ def _store(machine: _Machine, index: int) -> None:
 _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), lambda machine, _: machine.push(None)),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), _Machine.push),
-    **dict.fromkeys(("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), lambda machine, _: machine.push(_Container())),
+    **dict.fromkeys(("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), lambda m, _: m.push(_Container())),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING"), _add_text),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _fetch),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _store),

@@ -1,4 +1,4 @@
-"""Read a checkpoint without trusting it: nothing in it is run, and a file that is no checkpoint is refused in one line."""
+"""Read a checkpoint without trusting it: nothing in it is run, and what is not a checkpoint is refused in one line."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ BESIDE_WEIGHTS = (
     *(f"numpy{core}.multiarray.{name}" for core in (".core", "._core") for name in ("scalar", "_reconstruct")),
     *(f"numpy{core}.numeric._frombuffer" for core in (".core", "._core")),
     *("numpy.dtype", "numpy.ndarray", "numpy.float64", "numpy.float32", "numpy.int64", "numpy.bool_"),
-    *(f"pathlib{at}.{name}" for at in ("", "._local") for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath")),
+    *(f"pathlib{at}.{name}" for at in ("", "._local") for name in ("Path", "PosixPath", "WindowsPath")),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *(f"builtins.{name}" for name in ("int", "float", "bool", "str", "list", "dict", "tuple", "slice", "range")),
-    *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "types.SimpleNamespace", "torch.torch_version.TorchVersion"),
+    *("decimal.Decimal", "uuid.UUID", "types.SimpleNamespace", "torch.torch_version.TorchVersion"),
 )
 
 
@@ -209,7 +209,7 @@ def _is_shifted(archive: zipfile.ZipFile) -> bool:
 
 
 def _check_stream(path: Path) -> None:
-    """Check the five pickles at the head of a file from before torch 1.6: magic number, version, machine, data, keys."""
+    """Check the five pickles of a file from before torch 1.6: magic number, version, machine, data, keys."""
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         first = check_pickle(mapped, size)

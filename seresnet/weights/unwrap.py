@@ -22,9 +22,10 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 # Where several networks are in one file, the first of these is taken (timm's order, and the names of tutorials).
-PLAIN_NAMES = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "module")
-AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow)($|[._])|(model|net|weights|params)(ema|swa)$|^(ema|swa)(model|net)")
-MODULE_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+PLAIN_NAMES = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
+AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow)($|[._])|(model|net|weights|params)(ema|swa)$")
+# Modules that torch wraps others in (compiled, sharded, recomputed), anywhere in a name.
+MODULE_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 MAX_PREFIXES = 16
 NETWORK_PARTS = re.compile(r"(layer\d+|conv1|bn1|fc|last_linear|act1|maxpool|global_pool|avg_pool)\.")
 COUNTERS_OF_TOOLS = ("total_ops", "total_params")  # thop leaves them in each module
@@ -81,8 +82,8 @@ def find_state_dict(checkpoint: object, path: Path) -> StateDict:
     if inner:
         notes.append(f"its classifier is the linear layer {inner}, and nothing else of that part")
     if beside := [*chosen.beside, *ignored]:
-        names = ", ".join(short(name, 40) for name in beside[:3])
-        notes.append(f"ignored {_count(len(beside), 'tensor')} beside the network ({names}{', ...' * (len(beside) > 3)})")
+        names = ", ".join([*(short(name, 40) for name in beside[:3]), *(["..."] if len(beside) > 3 else [])])
+        notes.append(f"ignored {len(beside)} tensor{'s' * (len(beside) > 1)} beside the network ({names})")
     if unnamed := [place for place, value in containers if _is_unnamed_copy(place, value)]:
         notes.append(f"ignored averaged weights without names ({short(unnamed[0], 40)})")
     _check_plain(tensors, path)
@@ -97,12 +98,12 @@ def _walk(checkpoint: object) -> Iterator[tuple[str, Any]]:
     for _ in range(MAX_DEPTH):
         inner: list[tuple[str, Any]] = []
         for place, value in level:
-            if id(value) in seen or len(seen) > MAX_WRAPPERS:
+            if not isinstance(value, Mapping | list | tuple) or id(value) in seen or len(seen) > MAX_WRAPPERS:
                 continue
             seen.add(id(value))
             yield place, value
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            inner += [(f"{place}.{key}".strip("."), v) for key, v in items if isinstance(v, Mapping | list | tuple)]
+            inner += [(f"{place}.{key}".strip("."), v) for key, v in items if not isinstance(v, Tensor)]
         level = inner
 
 
@@ -124,8 +125,9 @@ def _is_unnamed_copy(place: str, value: object) -> bool:
 def _candidates(place: str, tensors: Mapping[str, Tensor]) -> list[_Candidate]:
     """Return the networks in one mapping: one for each prefix under which there is a first block."""
     starts = [match[1] for key in tensors if (match := re.match(r"((?:[^.]+\.)*?)layer1\.0\.", key[:MAX_KEY]))]
-    prefixes = sorted(list(dict.fromkeys(starts))[:MAX_PREFIXES], key=len, reverse=True)
-    owner = {key: next((p for p in prefixes if key.startswith(p)), None) for key in tensors}
+    prefixes = list(dict.fromkeys(starts))[:MAX_PREFIXES]
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    owner = {key: next((p for p in longest_first if key.startswith(p)), None) for key in tensors}
     beside = tuple(key for key, prefix in owner.items() if prefix is None)
     return [
         _Candidate(
@@ -133,7 +135,7 @@ def _candidates(place: str, tensors: Mapping[str, Tensor]) -> list[_Candidate]:
             {key.removeprefix(prefix): tensors[key] for key in tensors if owner[key] == prefix},
             beside,
         )
-        for prefix in reversed(prefixes)
+        for prefix in prefixes
     ]
 
 
@@ -196,13 +198,14 @@ def _plain_classifier(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], st
 
 
 def _check_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise WeightsError for names and tensors that no network has: each is dense numbers that the file really holds."""
+    """Raise WeightsError for names that no tensor has, and for tensors that are not dense numbers of the file's own."""
     size = 0
     for key, value in tensors.items():
         if len(key) > MAX_KEY or not key.isprintable():
             raise WeightsError(f"{path}: {short(key)!r} is not a name that a tensor can have; refused")
         if not _is_plain(value):
-            raise WeightsError(f"{path}: {key} is not a plain tensor of numbers ({value.dtype}); save it dense, as float")
+            kind = value.dtype if value.layout == torch.strided else value.layout
+            raise WeightsError(f"{path}: {key} is not a plain tensor of numbers ({kind}); save it dense, as float")
         bytes_used = value.numel() * value.element_size()
         size += bytes_used
         if bytes_used > value.untyped_storage().nbytes():
@@ -220,10 +223,11 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def named_architecture(checkpoint: object) -> str | None:
     """Return the architecture that a checkpoint names, as timm's and others' training scripts do, or None."""
-    for place in ("", *_OPTION_KEYS):
-        options = checkpoint.get(place) if place and isinstance(checkpoint, Mapping) else checkpoint
-        for key in _ARCHITECTURE_KEYS if isinstance(options, Mapping) else ():
-            name = options.get(key)
+    if not isinstance(checkpoint, Mapping):
+        return None
+    for options in (checkpoint, *(checkpoint.get(place) for place in _OPTION_KEYS)):
+        names = [options.get(key) for key in _ARCHITECTURE_KEYS] if isinstance(options, Mapping) else []
+        for name in names:
             if isinstance(name, str) and name.partition(".")[0] in VARIANTS:
                 return name.partition(".")[0]
     return None
@@ -232,7 +236,3 @@ def named_architecture(checkpoint: object) -> str | None:
 def _is_training_state(checkpoint: object) -> bool:
     """Return whether this is ``last/state.pt`` of a run of this package."""
     return isinstance(checkpoint, Mapping) and {"identity", "config", "optimizer", "rows"} <= checkpoint.keys()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
