@@ -27,7 +27,7 @@ VERBS = {
     "eval": ("seresnet.cli.eval:evaluate", "DATA", "Measure a model on labelled images."),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
     "pack": ("seresnet.cli.pack:pack", "DATA", "Put labelled images into tar shards."),
-    "quantize": ("seresnet.cli.quantize:quantize", "", "Turn a network into 8-bit integers, and measure the change."),
+    "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),
     "benchmark": (
         "seresnet.cli.benchmark:benchmark",
         "",

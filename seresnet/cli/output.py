@@ -19,7 +19,7 @@ from rich.text import Text
 
 from seresnet.common.text import printable
 from seresnet.errors import ConfigError
-from seresnet.inference.classifier import Prediction
+from seresnet.inference.prediction import Prediction
 
 FORMATS = ("table", "json", "jsonl", "csv")
 BAR_WIDTH = 24

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from seresnet.cli.progress import ImageProgress
-    from seresnet.inference.classifier import Prediction
+    from seresnet.inference.prediction import Prediction
 
 SHEET_IMAGES = 48  # on a contact sheet, at most
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")

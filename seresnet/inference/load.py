@@ -53,7 +53,7 @@ def open_network(network: SEResNet, settings: Settings) -> Opened:
     chosen = _chosen(settings, None)
     model: Any = _quantized(network, settings.calibration) if settings.precision == "int8" else network
     engine = open_engine(chosen, model, settings.device, settings.precision)
-    labels = _labels(network.labels, network.num_classes)
+    labels = class_names(network.labels, network.num_classes)
     return Opened(engine, network.preprocess, labels, list(network.label_ids), network.multi_label)
 
 
@@ -108,7 +108,7 @@ def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) ->
     if origin.labels and len(origin.labels) != count:
         raise WeightsError(f"{origin.name}: config.json has {len(origin.labels)} class names for {count} classes")
     engine = open_engine("openvino", origin.graph, settings.device, settings.precision)
-    return Opened(engine, origin.preprocess, _labels(origin.labels, count), origin.label_ids, origin.multi_label)
+    return Opened(engine, origin.preprocess, class_names(origin.labels, count), origin.label_ids, origin.multi_label)
 
 
 def _quantized(network: SEResNet, calibration: Calibration | None) -> Any:
@@ -182,6 +182,6 @@ def _digests(origin: Origin, settings: Settings) -> list[str]:
         return []
 
 
-def _labels(labels: list[str], num_classes: int) -> list[str]:
+def class_names(labels: list[str], num_classes: int) -> list[str]:
     """Return a name for each class: its own, or "class 0", "class 1", ... where there are none."""
     return list(labels) if len(labels) == num_classes else [f"class {i}" for i in range(num_classes)]

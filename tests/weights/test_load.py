@@ -118,8 +118,8 @@ def test_released_files_are_known_by_name() -> None:
     from pathlib import Path
 
     for entry in entries().values():
-        if entry.original:
-            assert released_as(Path("somewhere") / entry.original) == entry
+        if entry.release_file:
+            assert released_as(Path("somewhere") / entry.release_file) == entry
     origin = locate("somewhere/se_resnet50-ce0d4300.pth")
     assert (origin.arch, origin.sha256, origin.num_classes) == ("legacy_seresnet50", "ce0d4300", 1000)
     assert (
