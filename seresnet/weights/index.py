@@ -55,7 +55,7 @@ class Entry:
     license: str | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     test: tuple[int, float] | None = None  # another size and crop that its authors evaluate at
-    training: Mapping[str, Any] | None = None
+    training: Sequence[Mapping[str, Any]] = ()  # the settings, one mapping for each source
     results: Sequence[Result] = ()  # the first at the weight's own size and crop
     flops: int | None = None
     file_size_bytes: int | None = None
@@ -113,7 +113,7 @@ def entries() -> dict[str, Entry]:
                 **values,
                 "preprocess": defaults["preprocess"] | values.get("preprocess", {}),
                 "test": tuple(values["test"]) if "test" in values else None,
-                "training": document["training"].get(values.get("training")),
+                "training": tuple(document["training"]["by_name"].get(name, ())),
                 "results": tuple(Result(*row) for row in values.get("results", ())),
             },
         )

@@ -52,7 +52,9 @@ def test_every_entry_equals_timms_configuration(name: str) -> None:
         assert ((3, size, size), crop_pct) == (theirs.test_input_size, theirs.test_crop_pct or theirs.crop_pct)
     assert ours.get("num_classes", 1000) == theirs.num_classes
     assert ours["labels"] == ("imagenet-1k" if theirs.num_classes == 1000 else None)
-    assert (ours["license"], ours.get("origin")) == (theirs.license, theirs.origin_url)
+    assert ours["license"] == theirs.license
+    if theirs.origin_url or not name.startswith("legacy_"):  # timm does not say whose release the legacy ones are
+        assert ours.get("origin") == theirs.origin_url
     papers = (theirs.paper_ids or "").replace("arXiv:", "arXiv ")
     assert ", ".join(ours.get("papers", ())) == papers
 
@@ -138,8 +140,20 @@ def test_published_figures_of_the_five() -> None:
         "legacy_seresnet101.in1k": (78.370, 94.264, 9762614000, 197822624),
         "legacy_seresnet152.in1k": (78.662, 94.370, 14553578160, 268033864),
     }
-    assert all(entries()[name].training["epochs"] == 100 for name in figures)
-    assert entries()["seresnet50.ra2_in1k"].training is None  # nobody told us
+    assert all(entries()[name].training[0]["epochs"] == 100 for name in figures)
+    assert entries()["seresnet50.ra2_in1k"].training == ()  # not published
+
+
+def test_whose_release_a_legacy_weight_is() -> None:
+    """The authors' README lists SE-ResNet-50, 101, 152, two SE-ResNeXts and SENet-154; the others are timm's own."""
+    legacy = {name: entry for name, entry in entries().items() if name.startswith("legacy_")}
+    authors = {name for name, entry in legacy.items() if "hujie-frank" in entry.origin}
+    depths = {f"legacy_seresnet{depth}.in1k" for depth in (50, 101, 152)}
+    assert authors == depths | {f"legacy_{n}.in1k" for n in ("seresnext50_32x4d", "seresnext101_32x4d", "senet154")}
+    for name, entry in legacy.items():
+        sources = [settings["source"] for settings in entry.training]
+        assert any("authors'" in source for source in sources) == (name in authors - {"legacy_senet154.in1k"})
+        assert any(source.startswith("timm") for source in sources) == (name not in authors)
 
 
 def test_entries_are_frozen() -> None:
@@ -209,3 +223,17 @@ def test_bundled_figures_are_those_that_were_measured() -> None:
     measured = json.loads((entry.bundled / "config.json").read_text())["measured"]
     assert (entry.top1, entry.top5) == (measured["top1"], measured["top5"])
     assert f"**{entry.top1:.2f} % top-1**" in RECORD.read_text()
+
+
+def test_the_tables_of_the_manual_are_those_of_the_index() -> None:
+    text = (INDEX.parents[2] / "docs" / "weights.md").read_text()
+    accuracy = text.partition("## Published accuracy of every weight")[2]
+    expected = [
+        f"| `{name}` | {row.size} | {row.crop_pct:g} | {row.top1:.3f} | {row.top5:.3f} |"
+        for name in NAMED
+        for row in entries()[name].results
+    ]
+    assert [line for line in accuracy.splitlines() if line.startswith("| `")] == expected
+    for name in NAMED:
+        if entries()[name].hub is None:
+            assert f"| `{name}` | [{entries()[name].release_file}]({entries()[name].url}) |" in text
