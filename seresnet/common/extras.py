@@ -9,7 +9,7 @@ from seresnet.errors import ConfigError
 
 # Module -> the extra of pyproject.toml that brings it.
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "tensorboard", "torchmetrics", "matplotlib"), "train"),
+    **dict.fromkeys(("accelerate", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     **dict.fromkeys(("fastapi", "uvicorn", "python_multipart"), "serve"),
     **dict.fromkeys(("datasets", "webdataset", "pyarrow", "fsspec"), "hub-data"),
