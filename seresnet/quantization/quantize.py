@@ -174,7 +174,7 @@ def _check(out: Path, images: int, min_accuracy: float | None, exist_ok: bool) -
 
 def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tuple[str, SEResNet]:
     """Return a name and a network that can be quantized."""
-    from seresnet.models.fuse import InferenceForm
+    from seresnet.models.fuse import FusedSEResNet
     from seresnet.weights.load import network_of
     from seresnet.weights.source import locate
 
@@ -185,8 +185,8 @@ def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tup
         if origin.graph is not None:
             raise ConfigError(f"{fspath(model)} is OpenVINO's own form of a network: give the weights it was made of")
         name, network = fspath(model), network_of(origin)
-    if isinstance(network, InferenceForm):
-        raise ConfigError("an inference form is not quantized by this: give the network that it was made of")
+    if isinstance(network, FusedSEResNet):
+        raise ConfigError("a fused network cannot be quantized here: pass the network that it was made from")
     if not network.num_classes:
         raise ConfigError("this model has no classifier, so that int8 cannot be compared with float32")
     return name, network

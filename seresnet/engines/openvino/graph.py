@@ -1,4 +1,4 @@
-"""The inference form of a network as an OpenVINO model, built operation by operation."""
+"""A fused network as an OpenVINO model, built operation by operation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openvino import opset1, opset8
 from openvino import opset13 as ops
 
 from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest_image
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 
 
 class OpenVINOBuilder(Builder[Any]):
@@ -84,7 +84,7 @@ class OpenVINOBuilder(Builder[Any]):
         return self.named(name, ops.divide(x, self.named(f"{name}.pixels", ops.convert(area, "f32"))))
 
 
-def openvino_graph(form: InferenceForm, build: OpenVINOBuilder | None = None) -> ov.Model:
+def openvino_graph(form: FusedSEResNet, build: OpenVINOBuilder | None = None) -> ov.Model:
     """Return the form as an OpenVINO model for any batch, height and width, in float32.
 
     Input ``images`` (N, in_chans, H, W), normalised; outputs ``logits`` (N, num_classes) and ``features``
