@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seresnet.evaluation.multi_label import average_precisions
+from seresnet.metrics.multi_label import average_precisions
 from seresnet.training.losses import ImageLoss
 from seresnet.training.ranks import gathered
 

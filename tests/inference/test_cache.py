@@ -184,26 +184,17 @@ def test_the_place_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SERESNET_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path and Cache().folder == tmp_path / "models"
     monkeypatch.delenv("SERESNET_CACHE")
-    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "seresnet"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "seresnet"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache_folder() == tmp_path / "Library" / "Caches" / "seresnet"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert cache_folder() == tmp_path / "local" / "seresnet" / "cache"
 
 
 def test_without_a_home_there_is_no_cache(monkeypatch):
-    def homeless() -> Path:
-        raise RuntimeError("could not determine the home directory")
-
     for name in ("SERESNET_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it answers where nobody has a home
     cache = Cache(limit=1000)
     assert cache.folder is None and cache.store("k", writer(), FACTS) is None and cache.find("k") is None
     assert (cache.entries(), cache.clear()) == ([], 0)
