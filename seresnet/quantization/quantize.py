@@ -21,6 +21,7 @@ from seresnet.engines.base import Engine
 from seresnet.engines.registry import engine_class
 from seresnet.errors import ConfigError, DataError, SeresnetError
 from seresnet.inference.images import ReadImage, read_images, to_batch
+from seresnet.inference.known_graphs import graph_digest, remember
 from seresnet.inference.load import class_names
 from seresnet.quantization.images import Chosen, Image, Labelled, choose_images
 from seresnet.quantization.report import QuantizationReport, Speed
@@ -91,6 +92,7 @@ def quantize(
         quantized.save(folder)
         write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         write_text(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    remember(graph_digest(out / GRAPH_FILE))  # it opens at once, without the check of graphs from elsewhere
     return report
 
 

@@ -15,7 +15,7 @@ from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
-from seresnet.weights.identify import build_on_meta, declared, fitting_architectures
+from seresnet.weights.identify import build_on_meta, declared, matching_architectures
 
 log = logging.getLogger("seresnet")
 
@@ -45,7 +45,7 @@ def same_network(model: nn.Module) -> SEResNet:
     theirs = copy.deepcopy(model).to("cpu", torch.float64).eval()
     state = theirs.state_dict()
     state, legacy = normalized(state), is_legacy(state)
-    for arch in fitting_architectures(state, legacy):
+    for arch in matching_architectures(state, legacy):
         if (VARIANTS[arch].lineage == "legacy") != legacy:
             continue
         ours = network_of(arch, state, theirs)
