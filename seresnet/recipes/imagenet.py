@@ -26,7 +26,7 @@ def imagenet_2018() -> TrainConfig:
         crop_scale=(0.08, 1.0),
         hflip=0.5,
         rotation=10.0,
-        jitter=20,
+        pixel_noise=20,
         epochs=100,
         global_batch_size=1024,
         lr=0.6,
@@ -55,8 +55,8 @@ def imagenet_modern() -> TrainConfig:
     Source: procedure A2 of arXiv 2110.00476, table 2. Why this one: in timm's results for ``seresnet50`` it equals A1
     (81.10 %), which takes twice as long; A3, a third as long and at 160 pixels, gives 77.03 %; torchvision's recipe
     of 600 epochs gives ResNet-50 80.85 %. For A3's cost: ``--epochs 100 --set train_size=160 --set size=224
-    --set crop_pct=0.95 --set rand_augment=6 --set drop_path_rate=0 --set repeats=1 --lr 0.008``. A2 has neither
-    random erasing nor label smoothing; ``--set erase=0.25`` and ``--set label_smoothing=0.1`` add them.
+    --set crop_pct=0.95 --set rand_augment=6 --set drop_path_rate=0 --set repeated_aug=1 --lr 0.008``. A2 has neither
+    random erasing nor label smoothing; ``--set random_erasing_prob=0.25`` and ``--set label_smoothing=0.1`` add them.
     """
     return TrainConfig(
         model="seresnet50",
@@ -68,7 +68,7 @@ def imagenet_modern() -> TrainConfig:
         crop_scale=(0.08, 1.0),
         hflip=0.5,
         rand_augment=7.0,
-        repeats=3,
+        repeated_aug=3,
         mixup=0.1,
         cutmix=1.0,
         epochs=300,
