@@ -24,9 +24,10 @@ from record import table, today
 
 from seresnet.common.files import write_text
 from seresnet.common.machine import described_processor
+from seresnet.data.preprocess import Preprocess
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.engines.openvino.int8 import quantize
-from seresnet.inference.classifier import Classifier, load
+from seresnet.inference.images import read_images, to_batch
 from seresnet.models.fuse import gate_first
 from seresnet.quantization.images import choose_images
 from seresnet.weights.load import create_model
@@ -44,10 +45,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     network = create_model(arguments.model, pretrained=True).eval()
-    reader = load(network, precision="float32")
     chosen = choose_images(arguments.data, arguments.images, network.labels, network.label_ids)
-    calibration = np.concatenate(list(batches(reader, chosen.calibrate)))
-    images = np.concatenate(list(batches(reader, [image for image, _ in chosen.compare])))
+    calibration = np.concatenate(list(batches(network.preprocess, chosen.calibrate)))
+    images = np.concatenate(list(batches(network.preprocess, [image for image, _ in chosen.compare])))
     targets = np.array([target for _, target in chosen.compare])
     rows = []
     reference: Batch | None = None
@@ -58,7 +58,7 @@ def main() -> None:
         error = np.linalg.norm(logits - reference) / np.linalg.norm(reference)
         rows.append([name, f"{100 * accuracy:.2f} %", f"{100 * agreement:.2f} %", f"{error:.4f}"])
         print(*rows[-1], sep=" | ", flush=True)
-    record = table(("", "top-1 accuracy", "same answer as float32", "relative error of logits"), rows)
+    record = table(("", "top-1 accuracy", "top-1 agreement with float32", "relative error of logits"), rows)
     if arguments.out:
         write_text(arguments.out, heading(arguments.model, len(calibration), len(images)) + record)
 
@@ -78,13 +78,13 @@ def ways(network: Any, calibration: Batch) -> dict[str, Callable[[], ov.Model]]:
     }
 
 
-def batches(reader: Classifier, images: Any) -> Iterator[Batch]:
+def batches(preprocess: Preprocess, images: Any) -> Iterator[Batch]:
     """Yield preprocessed images; one that cannot be read ends it."""
-    for items, batch in reader.batches(images, BATCH):
+    for items in read_images(images, preprocess, BATCH):
         bad = [f"{item.path}: {item.error}" for item in items if item.error]
         if bad:
             raise SystemExit(bad[0])
-        yield batch
+        yield to_batch(items, preprocess)
 
 
 def answers(model: ov.Model, images: Batch) -> Batch:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from seresnet.common.machine import described_processor, usable_cores
 from seresnet.common.timing import Spread, Timing, interleaved
-from seresnet.engines.base import ENGINES, PRECISIONS
+from seresnet.engines.base import PRECISIONS
+from seresnet.engines.registry import ENGINES
 from seresnet.errors import ConfigError
 from seresnet.inference.classifier import Classifier, load
 

@@ -11,7 +11,9 @@ from difflib import get_close_matches
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
-from seresnet.cli.text import STDIN, printable
+from seresnet.cli.arguments import STDIN
+from seresnet.common.extras import extra_behind
+from seresnet.common.text import printable
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__
 
@@ -25,7 +27,7 @@ VERBS = {
     "eval": ("seresnet.cli.eval:evaluate", "DATA", "Measure a model on labelled images."),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
     "pack": ("seresnet.cli.pack:pack", "DATA", "Put labelled images into tar shards."),
-    "quantize": ("seresnet.cli.quantize:quantize", "", "Turn a network into 8-bit integers, and measure the change."),
+    "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),
     "benchmark": (
         "seresnet.cli.benchmark:benchmark",
         "",
@@ -34,17 +36,6 @@ VERBS = {
     "models": ("seresnet.cli.models:models", "[PATTERN]", "List the networks, and the weights that have a name."),
     "card": ("seresnet.cli.card:card", "MODEL", "Show what is known about one model."),
     "doctor": ("seresnet.cli.doctor:doctor", "", "Check this installation, and show what it runs on."),
-}
-
-# Modules that an extra brings -> the extra, for the message where one is missing.
-EXTRAS = {
-    **dict.fromkeys(("accelerate", "tensorboard", "torchmetrics", "matplotlib"), "train"),
-    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
-    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart"), "serve"),
-    **dict.fromkeys(("datasets", "webdataset", "pyarrow", "fsspec"), "hub-data"),
-    **dict.fromkeys(("skimage", "sklearn"), "demo"),
-    "nncf": "quantize",
-    "ray": "scale",
 }
 
 
@@ -102,10 +93,9 @@ def explain(error: Exception) -> str:
         return _usage_error(error)
     if isinstance(error, SeresnetError):
         return str(error)
-    missing = _missing_module(error)
-    if missing in EXTRAS:
-        return f'{missing} is not installed: run pip install "seresnet[{EXTRAS[missing]}]"'
-    return f"{type(error).__name__}: {error} (unexpected; run it again with --debug to see where)"
+    return (
+        extra_behind(error) or f"{type(error).__name__}: {error} (unexpected; run it again with --debug to see where)"
+    )
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
@@ -125,15 +115,6 @@ def _usage_error(error: CycloptsError) -> str:
     reason = str(error).replace(STDIN, "-").strip().rstrip(".")
     command = " ".join(["seresnet", *(error.command_chain or ())])
     return f"{reason[:1].lower()}{reason[1:]} (see {command} --help)"
-
-
-def _missing_module(error: BaseException | None) -> str | None:
-    """Return the top-level name of the module whose absence is behind an error."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return error.name.partition(".")[0]
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _fail(reason: str, code: int) -> int:

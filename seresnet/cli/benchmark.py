@@ -95,7 +95,7 @@ class _Progress:
 
     def opened(self, subject: Subject) -> None:
         """Say that a subject is ready."""
-        from seresnet.cli.text import printable
+        from seresnet.common.text import printable
 
         print(f"{printable(subject.name)}: {subject.clf.engine.describe()}", file=sys.stderr, flush=True)
 
@@ -117,7 +117,7 @@ def _show(result: Benchmark) -> None:
     from rich.console import Console
 
     from seresnet.benchmarking.report import heading, table
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     console = Console(highlight=False)
     for line in result.skipped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -27,7 +27,7 @@ def card(
     from rich.console import Console
     from rich.text import Text
 
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     network, entry = described(model)
     console = Console(highlight=False)
@@ -67,7 +67,8 @@ def sections(name: str, network: SEResNet, entry: Entry | None) -> Iterator[tupl
     yield "network", architecture(network)
     yield "accuracy", accuracy(entry)
     yield "input", preprocessing(network)
-    yield "training", training(entry)
+    for settings in entry.training if entry else ():
+        yield f"training ({settings['source']})", training(settings)
     yield "weights", source(name, network, entry)
 
 
@@ -82,8 +83,8 @@ def architecture(network: SEResNet) -> Iterator[Fact]:
     yield "excitation", excitation
     yield (
         "lineage",
-        {"legacy": "Caffe (Hu et al.'s release)", "cifar": "CIFAR networks of He et al."}.get(
-            cfg.lineage, "modern (timm's resnet)"
+        {"legacy": "Caffe (timm's senet.py)", "cifar": "CIFAR networks of He et al."}.get(
+            cfg.lineage, "modern (timm's resnet.py)"
         ),
     )
     yield "classes", f"{network.num_classes:,}{_examples(network)}"
@@ -97,11 +98,14 @@ def accuracy(entry: Entry | None) -> Iterator[Fact]:
     """Yield the published figures; those of bundled models were measured by this project."""
     if entry is None:
         return
-    where = "ImageNet-1k validation, single centre crop" if entry.labels == "imagenet-1k" else "test images"
+    where = "test images" if entry.bundled else "ImageNet-1k validation, single center crop"
     kind = "measured" if entry.bundled else "published"
-    for what, value in (("top-1", entry.top1), ("top-5", entry.top5)):
-        if value is not None:
-            yield what, f"{value:.3f} % ({kind}; {where})"
+    for row in entry.results:
+        top5 = "" if row.top5 is None else f", top-5 {row.top5:.3f} %"
+        at = f"{row.size} px, crop {row.crop_pct:g}"
+        yield at, f"top-1 {row.top1:.3f} %{top5} ({kind}; {where})"
+    if not entry.results:
+        yield "", "no published accuracy"
     if entry.flops is not None:
         yield "FLOPs", f"{entry.flops:,} (published; by a rule that is not documented)"
 
@@ -116,10 +120,11 @@ def preprocessing(network: SEResNet) -> Iterator[Fact]:
     yield "deviation", ", ".join(f"{value:g}" for value in transform.std)
 
 
-def training(entry: Entry | None) -> Iterator[Fact]:
-    """Yield how the weights were trained, as their authors tell."""
-    for key, value in (entry.training if entry and entry.training else {}).items():
-        yield key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def training(settings: Mapping[str, Any]) -> Iterator[Fact]:
+    """Yield how the weights were trained, as one source says."""
+    for key, value in settings.items():
+        if key != "source":
+            yield key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
@@ -133,13 +138,10 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
             yield "train it", f"seresnet train DATA --model {name}"
             return
     else:
-        yield "source", "bundled with this package" if entry.bundled else f"https://huggingface.co/{entry.hub}"
-        if entry.original:
-            digest = f" (SHA-256 {entry.sha256_head}...)" if entry.sha256_head else ""
-            yield "first released as", entry.original + digest
+        yield from _sources(entry)
         if entry.file_size_bytes:
             yield "file", f"{entry.file_size_bytes:,} bytes ({'measured' if entry.bundled else 'published'})"
-        yield "licence", entry.license or "unknown: ask the authors"
+        yield "license", entry.license or "unknown: ask the authors"
         yield (
             "on this machine",
             {"to download": "no: it is downloaded when it is first used"}.get((there := availability(entry)), there),
@@ -147,6 +149,23 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
     shown: Any = entry.name if entry else name
     yield "use it", f"seresnet predict IMAGE --model {shown}"
     yield "", f'seresnet.create_model("{shown}", pretrained=True)'
+
+
+def _sources(entry: Entry) -> Iterator[Fact]:
+    if entry.bundled:
+        yield "source", "bundled with this package"
+    if entry.hub:
+        yield "source", f"https://huggingface.co/{entry.hub}"
+    if entry.url:
+        yield "release file" if entry.hub else "source", entry.url
+    for url in entry.mirrors:
+        yield "also at", url
+    if entry.sha256_head:
+        yield "SHA-256", f"{entry.sha256_head}... (of the release file)"
+    if entry.origin:
+        yield "released by", entry.origin
+    if entry.papers:
+        yield "papers", ", ".join(entry.papers)
 
 
 def _groups(cfg: SEResNetConfig) -> str:

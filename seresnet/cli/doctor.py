@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from seresnet.cli import EXTRAS
+from seresnet.common.extras import EXTRAS
 from seresnet.common.machine import processor
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__
@@ -110,7 +110,8 @@ def machine() -> Iterator[Fact]:
 
 def openvino_devices() -> Iterator[Fact]:
     """Yield each device that OpenVINO sees, with the number formats that it names, and which one "auto" is."""
-    from seresnet.engines.base import engine_class, import_openvino
+    from seresnet.engines.openvino.package import import_openvino
+    from seresnet.engines.registry import engine_class
 
     try:
         core = import_openvino().Core()

@@ -101,7 +101,7 @@ def _table(e: Evaluation) -> Iterator[Text]:
     """Yield the lines for people: figures, then the lowest classes and the commonest mistakes."""
     from rich.text import Text
 
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     yield Text.assemble(
         (printable(e.model), "bold"),
@@ -156,7 +156,7 @@ def _cell(text: str, width: int) -> Text:
     """Return text of exactly ``width`` columns, cut where it is longer."""
     from rich.text import Text
 
-    from seresnet.cli.text import printable
+    from seresnet.common.text import printable
 
     cell = Text(printable(text))
     cell.truncate(width, overflow="ellipsis", pad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -59,7 +60,7 @@ def network_facts(name: str) -> dict[str, Any]:
 
 
 def weight_facts(name: str) -> dict[str, Any]:
-    """Return what the index knows of a weight: accuracies in per cent, published or, of bundled weights, measured."""
+    """Return what the index knows of a weight: accuracy in percent, published or, of bundled weights, measured."""
     from seresnet.weights.index import entries
 
     entry = entries()[name]
@@ -67,12 +68,10 @@ def weight_facts(name: str) -> dict[str, Any]:
         "name": name,
         "classes": entry.num_classes,
         "input_size": list(entry.transform().input_size),
-        "published_top1": None if entry.bundled else entry.top1,
-        "published_top5": None if entry.bundled else entry.top5,
-        "measured_top1": entry.top1 if entry.bundled else None,
-        "measured_top5": entry.top5 if entry.bundled else None,
+        "crop_pct": entry.transform().crop_pct,
+        "measured" if entry.bundled else "published": [asdict(row) for row in entry.results],
         "license": entry.license,
-        "source": "bundled" if entry.bundled else f"hf-hub:{entry.hub}",
+        "source": "bundled" if entry.bundled else f"hf-hub:{entry.hub}" if entry.hub else entry.url,
         "available": availability(entry),
     }
 
@@ -83,7 +82,7 @@ def availability(entry: Entry) -> str:
         return "bundled"
     from huggingface_hub import try_to_load_from_cache
 
-    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, entry.file), str)
+    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, "model.safetensors"), str)
     return "downloaded" if cached else "to download"
 
 
@@ -97,19 +96,25 @@ def _networks_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _weights_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("weights", "top-1 %", "top-5 %", "classes", "pixels", "where")
+    table = _table("weights", "pixels", "crop", "top-1 %", "top-5 %", "classes", "where")
     for row in rows:
-        _, height, width = row["input_size"]
-        accuracies = [_accuracy(row[f"published_{key}"] or row[f"measured_{key}"]) for key in ("top1", "top5")]
-        where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}.get(row["available"], "[dim]Hub")
-        cells = (f"{row['classes']:,}", f"{height}" if height == width else f"{height} x {width}", where)
-        table.add_row(row["name"], *accuracies, *cells)
-    table.caption = "top-1 and top-5 as published; of bundled weights as measured here"
+        own = {"size": row["input_size"][-1], "crop_pct": row["crop_pct"], "top1": None, "top5": None}
+        first, *others = row.get("published") or row.get("measured") or [own]
+        where = {"bundled": "[bold green]bundled", "downloaded": "[green]downloaded"}
+        state = where.get(row["available"], f"[dim]{row['available']}")
+        table.add_row(row["name"], *_result(first), f"{row['classes']:,}", state)
+        for other in others:
+            table.add_row("", *_result(other))
+    table.caption = (
+        "top-1 and top-5 on ImageNet-1k validation, as published at that size and crop; first line: the weight's own\n"
+        "size and crop, the default. Of bundled weights: as measured here"
+    )
     return table
 
 
-def _accuracy(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _result(row: dict[str, Any]) -> list[str]:
+    accuracy = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("top1", "top5")]
+    return [f"{row['size']}", f"{row['crop_pct']:g}", *accuracy]
 
 
 def _table(*columns: str) -> Table:
@@ -119,7 +124,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column(columns[0], style="bold", overflow="fold")  # names are never cut
     for column in columns[1:]:
-        right = column.endswith("%") or column in ("classes", "pixels")
+        right = column.endswith("%") or column in ("classes", "pixels", "crop")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     return table
 

@@ -17,9 +17,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from seresnet.cli.text import printable
+from seresnet.common.text import printable
 from seresnet.errors import ConfigError
-from seresnet.inference.classifier import Prediction
+from seresnet.inference.prediction import Prediction
 
 FORMATS = ("table", "json", "jsonl", "csv")
 BAR_WIDTH = 24

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from seresnet.cli.text import STDIN, printable
+from seresnet.cli.arguments import STDIN
+from seresnet.common.text import printable
 from seresnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from seresnet.cli.progress import ImageProgress
-    from seresnet.inference.classifier import Prediction
+    from seresnet.inference.prediction import Prediction
 
 SHEET_IMAGES = 48  # on a contact sheet, at most
 SHEET_TYPES = (".png", ".jpg", ".jpeg", ".webp")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from seresnet.cli.text import printable
+from seresnet.common.text import printable
 
 if TYPE_CHECKING:
     from seresnet.inference.classifier import Classifier

@@ -1,4 +1,4 @@
-"""``seresnet quantize``: a network in 8-bit integers, and what that changed."""
+"""``seresnet quantize``: a model in int8, and what that changed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from seresnet.cli.text import printable
+from seresnet.common.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from seresnet.quantization.quantize import Quantization
+    from seresnet.quantization.report import QuantizationReport
 
 PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
 
@@ -26,27 +26,25 @@ def quantize(
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
-    data: Annotated[
-        str, Parameter(help="Images of the kind that the model will see; best a data set with its classes.")
-    ],
+    data: Annotated[str, Parameter(help="Representative images, best a data set with the model's classes.")],
     out: Annotated[Path, Parameter(help="Write the model and quantization.json into this folder.")],
     images: Annotated[int, Parameter(help="Images to calibrate on.")] = 300,
     min_accuracy: Annotated[
         float | None,
         Parameter(
-            help="Refuse to keep less of float32's accuracy than this share (0.99); without classes, a smaller "
-            "share of the same answers (0.95)."
+            help="Least share of float32's top-1 accuracy to keep (default: 0.99); for images without classes, least "
+            "top-1 agreement (default: 0.95)."
         ),
     ] = None,
-    workers: Annotated[int | None, Parameter(help="Threads that decode images; by default one a core.")] = None,
-    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+    workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
+    offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Replace the quantized model that is in --out.")] = False,
 ) -> int:
-    """Turn a network into 8-bit integers: smaller files, and faster answers on CPUs.
+    """Quantize a model to int8: smaller files, and faster inference on CPUs.
 
-    Some images of DATA set the ranges of the numbers, others compare the result with float32: the share of the same
-    answers, the error of the logits, and the accuracy where DATA has the model's classes. A result that is too bad is
-    not written, and the exit code is 2; it is 1 if an image could not be read.
+    Some images of DATA calibrate the scales, others compare the result with float32: top-1 agreement, the error of the
+    logits, and the accuracy where DATA has the model's classes. A result that is too inaccurate is not written, and the
+    exit code is 2; it is 1 if an image could not be read.
     """
     from seresnet.inference.classifier import DEFAULT_MODEL
     from seresnet.quantization.quantize import QuantizationError
@@ -102,7 +100,7 @@ class _Progress:
             print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
 
-def _show(report: Quantization) -> None:
+def _show(report: QuantizationReport) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -112,7 +110,7 @@ def _show(report: Quantization) -> None:
         print(f"seresnet: cannot read {printable(path)}: {printable(reason)}", file=sys.stderr)
 
 
-def _table(r: Quantization) -> Iterator[Text]:
+def _table(r: QuantizationReport) -> Iterator[Text]:
     """Yield the lines for people."""
     from rich.text import Text
 
@@ -126,17 +124,17 @@ def _table(r: Quantization) -> Iterator[Text]:
         change = 100 * (r.int8_top1 - r.float32_top1)
         kept = f"{100 * r.float32_top1:.2f} %", f"{100 * r.int8_top1:.2f} %"
         yield _row("top-1 accuracy", *kept, f"{change:+.2f} points")
-    yield _row("the same answer", "", f"{100 * r.agreement:.2f} %")
+    yield _row("top-1 agreement", "", f"{100 * r.agreement:.2f} %")
     yield _row("relative error of logits", "", f"{r.logit_error:.4f}")
     sizes = f"{r.float32_bytes / 1e6:.1f} MB", f"{r.int8_bytes / 1e6:.1f} MB"
-    yield _row("size", *sizes, f"{r.float32_bytes / r.int8_bytes:.1f} x smaller")
+    yield _row("size", *sizes, f"{r.float32_bytes / r.int8_bytes:.1f}x smaller")
     for s in r.speed:
         times = f"{s.float32_ms:.2f} ms", f"{s.int8_ms:.2f} ms"
-        yield _row(f"time for {s.batch_size}, this machine", *times, f"{s.ratio:.2f} x as fast")
+        yield _row(f"latency, batch {s.batch_size}", *times, f"{s.speedup:.2f}x faster")
     yield Text(
-        f"{len(r.in_int8)} of {len(r.number_formats)} layers compute in int8, with weights of {r.weight_bits} bits"
+        f"{len(r.int8_layers)} of {len(r.layer_dtypes)} layers compute in int8, with weights of {r.weight_bits} bits"
     )
-    floats = [f"{name} ({number_format})" for name, number_format in r.number_formats.items() if name not in r.in_int8]
+    floats = [f"{name} ({dtype})" for name, dtype in r.layer_dtypes.items() if name not in r.int8_layers]
     if floats:
         yield Text(f"not in int8 here: {', '.join(floats)}")
     for note in r.notes:

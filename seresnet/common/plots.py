@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seresnet.errors import ConfigError
+from seresnet.common.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,11 +15,7 @@ BLUE, GREY, RED, AMBER, INK = "#1f6feb", "#c3cad3", "#d1242f", "#d4a72c", "#2429
 
 def new_figure(width: float, height: float, title: str) -> Figure:
     """Return an empty figure, in inches; no display is needed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError('matplotlib is not installed: run pip install "seresnet[train]"') from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Figure = require("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12)
     return figure
 

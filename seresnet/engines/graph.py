@@ -41,6 +41,10 @@ class Builder(ABC, Generic[T]):
     def linear(self, name: str, x: T, weight: Array, bias: Array) -> T:
         """Return ``x`` (N, C) times the transposed ``weight`` (C', C), plus ``bias`` (C',)."""
 
+    def excitation_layer(self, name: str, x: T, weight: Array, bias: Array) -> T:
+        """Return a layer of an excitation: a convolution without padding that leaves an extent of 1."""
+        return self.convolution(name, x, weight, bias, 1, 0, 1)
+
     @abstractmethod
     def max_pool(self, name: str, x: T, kernel: int, stride: int, before: int, after: int) -> T:
         """Return maxima of squares, with padding that is never a maximum: ``before`` at the top and left."""
@@ -145,9 +149,9 @@ def _two_layers(build: Builder[T], name: str, gate: Any, squeezed: T) -> T:
     weight = array(gate.fc1.weight)  # (R, C, 1, 1); a border gate's (R, 9 C, 1, 1)
     if isinstance(gate, BorderGate):
         weight = _as_kernel(weight)
-    x = build.convolution(f"{name}.fc1", squeezed, weight, array(gate.fc1.bias), 1, 0, 1)
+    x = build.excitation_layer(f"{name}.fc1", squeezed, weight, array(gate.fc1.bias))
     x = build.relu(f"{name}.relu", x)
-    x = build.convolution(f"{name}.fc2", x, array(gate.fc2.weight), array(gate.fc2.bias), 1, 0, 1)
+    x = build.excitation_layer(f"{name}.fc2", x, array(gate.fc2.weight), array(gate.fc2.bias))
     return build.sigmoid(f"{name}.sigmoid", x)
 
 

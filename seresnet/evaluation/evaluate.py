@@ -17,7 +17,8 @@ from seresnet.errors import ConfigError, DataError
 from seresnet.evaluation.multi_label import MultiLabelEvaluation
 from seresnet.evaluation.result import Evaluation, Published, Result
 from seresnet.evaluation.single_label import SingleLabelEvaluation
-from seresnet.inference.classifier import Classifier, Scored, exact_precision, load
+from seresnet.inference.classifier import Classifier, exact_precision, load
+from seresnet.inference.prediction import Scored
 from seresnet.metrics.base import Meter
 from seresnet.weights.index import default_entry, entries
 

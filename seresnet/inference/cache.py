@@ -25,6 +25,7 @@ from typing import Any
 
 from seresnet.common.files import cache_folder, flush_folder, write_text
 from seresnet.common.machine import usable_cores
+from seresnet.common.text import one_line
 from seresnet.errors import ConfigError
 
 FORMAT = 2  # of an entry; part of every key
@@ -100,7 +101,7 @@ class Cache:
                 seal(made, facts)
                 self._take_in(made, key)
         except (OSError, RuntimeError) as error:  # OpenVINO has RuntimeError for a disk that is full
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            reason = getattr(error, "strerror", None) or one_line(error)
             log.warning("the cache in %s cannot be written (%s): going on without it", self.folder, reason)
             return None
         self._trim(keep=key)

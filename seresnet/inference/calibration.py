@@ -1,4 +1,4 @@
-"""The images that the scales of 8-bit integers are set by."""
+"""The calibration images of int8: those that its scales are set by."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seresnet.data.decode import decode
-from seresnet.data.parallel import batched, ordered_map
 from seresnet.data.paths import expand
 from seresnet.data.preprocess import Preprocess
-from seresnet.errors import DataError, ImageError
+from seresnet.errors import DataError
+from seresnet.inference.images import read_images, to_batch
 
-IMAGES = 300  # more change nothing that could be measured (runtime/quantize.py)
+IMAGES = 300  # more change nothing that could be measured (engines/openvino/int8.py)
 BATCH = 8
 
 
@@ -59,21 +58,14 @@ class Calibration:
             total.update(hashlib.sha256(data).digest())
         return total.hexdigest()
 
-    def batches(self, preprocess: Preprocess, workers: int = 2) -> Iterator[NDArray[np.float32]]:
+    def batches(self, preprocess: Preprocess, workers: int | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the images as a network takes them, float32 (N, C, H, W). Raises DataError where none can be read."""
-
-        def pixels(source: Any) -> NDArray[np.uint8] | ImageError:
-            try:
-                return preprocess.pixels(decode(source))
-            except ImageError as error:
-                return error
-
-        read, reason = 0, ImageError("")
-        for batch in batched(ordered_map(pixels, self.sources, workers, ahead=2 * BATCH), BATCH):
-            good = [item for item in batch if not isinstance(item, ImageError)]
-            reason = next((item for item in batch if isinstance(item, ImageError)), reason)
-            read += len(good)
-            if good:
-                yield preprocess.normalize(np.stack(good))
+        read, reason = 0, ""
+        for images in read_images(self.sources, preprocess, BATCH, workers):
+            reason = next((image.error for image in images if image.error is not None), reason)
+            batch = to_batch(images, preprocess)
+            read += len(batch)
+            if len(batch):
+                yield batch
         if not read:
             raise DataError(f"none of the {len(self.sources)} images to calibrate with can be read: {reason}")

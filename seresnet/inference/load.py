@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seresnet.common.machine import described_processor, processor
+from seresnet.common.text import one_line
 from seresnet.data.preprocess import Preprocess
-from seresnet.engines.base import ENGINES, Engine, check_engine, choose_engine, open_engine
+from seresnet.engines.base import Engine
+from seresnet.engines.registry import ENGINES, check_engine, choose_engine, open_engine
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.inference.cache import Cache, digest_of, key_of
 from seresnet.inference.calibration import Calibration
@@ -51,7 +53,7 @@ def open_network(network: SEResNet, settings: Settings) -> Opened:
     chosen = _chosen(settings, None)
     model: Any = _quantized(network, settings.calibration) if settings.precision == "int8" else network
     engine = open_engine(chosen, model, settings.device, settings.precision)
-    labels = _labels(network.labels, network.num_classes)
+    labels = class_names(network.labels, network.num_classes)
     return Opened(engine, network.preprocess, labels, list(network.label_ids), network.multi_label)
 
 
@@ -65,7 +67,8 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
         chosen = _chosen(settings, origin)  # meanwhile OpenVINO is imported
     settings = replace(settings, engine=chosen)
     files = digests.result() if digests and num_classes in (None, origin.num_classes) else []
-    if ENGINES[chosen].file is None or not files:
+    file = ENGINES[chosen].file
+    if file is None or not files:
         return _open_origin(origin, settings, num_classes)
     key = key_of({**_identity(chosen, settings), "origin": _facts(origin), "files": files})
     cache = Cache()
@@ -77,7 +80,7 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
         facts["multi_label"] = opened.multi_label
         if _digests(origin, settings) == files:  # or they were written over while they were read
             engine: Any = opened.engine
-            cache.store(key, engine.save, facts)
+            cache.store(key, lambda folder: engine.save(folder / file), facts)
     return opened
 
 
@@ -105,7 +108,7 @@ def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) ->
     if origin.labels and len(origin.labels) != count:
         raise WeightsError(f"{origin.name}: config.json has {len(origin.labels)} class names for {count} classes")
     engine = open_engine("openvino", origin.graph, settings.device, settings.precision)
-    return Opened(engine, origin.preprocess, _labels(origin.labels, count), origin.label_ids, origin.multi_label)
+    return Opened(engine, origin.preprocess, class_names(origin.labels, count), origin.label_ids, origin.multi_label)
 
 
 def _quantized(network: SEResNet, calibration: Calibration | None) -> Any:
@@ -137,7 +140,7 @@ def _from_cache(cache: Cache, key: str, engine: str, settings: Settings) -> Open
         preprocess = Preprocess.from_timm(transform) if transform else None
         return Opened(opened, preprocess, list(labels), list(ids), bool(multi_label))
     except Exception as error:  # whatever a damaged file leads an engine to
-        log.info("%s: damaged (%s), made anew", entry.folder, " ".join(str(error).split()))
+        log.info("%s: damaged (%s), made anew", entry.folder, one_line(error))
         cache.discard(key)
         return None
 
@@ -158,7 +161,7 @@ def _identity(engine: str, settings: Settings) -> dict[str, Any]:
 def _source() -> str:
     """Return a hash of the code that makes an engine's form: in a working copy it changes within a version."""
     package = Path(__file__).parents[1]
-    files = sorted(file for part in ("models", "runtime", "weights") for file in (package / part).glob("*.py"))
+    files = sorted(file for part in ("models", "engines", "weights") for file in (package / part).rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -179,6 +182,6 @@ def _digests(origin: Origin, settings: Settings) -> list[str]:
         return []
 
 
-def _labels(labels: list[str], num_classes: int) -> list[str]:
+def class_names(labels: list[str], num_classes: int) -> list[str]:
     """Return a name for each class: its own, or "class 0", "class 1", ... where there are none."""
     return list(labels) if len(labels) == num_classes else [f"class {i}" for i in range(num_classes)]

@@ -29,22 +29,34 @@ CIFAR_PREPROCESS = {
 
 
 @dataclass(frozen=True)
+class Result:
+    """One row of accuracy: input size in pixels, crop fraction, top-1 and top-5 accuracy in percent."""
+
+    size: int
+    crop_pct: float
+    top1: float
+    top5: float | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One named weight. ``top1``, ``top5`` (percent), ``flops`` and ``file_size_bytes`` are published figures."""
+    """One named weight.
+
+    ``results``, ``flops`` and ``file_size_bytes`` are published; those of bundled weights are measured.
+    """
 
     name: str  # arch.tag
     hub: str | None = None  # repository on the Hugging Face Hub
-    file: str = "model.safetensors"
-    original: str | None = None  # file name of the first release
-    sha256_head: str | None = None  # first hexadecimal digits of that file's SHA-256
-    labels: str | None = None  # "imagenet-1k", or None where no names ship with this package
-    num_classes: int = 1000
+    url: str | None = None  # release file
+    mirrors: Sequence[str] = ()  # other URLs of the same file
+    sha256_head: str | None = None  # first hexadecimal digits of the release file's SHA-256
+    labels: str | None = None  # "imagenet-1k", or None where no class names ship with this package
+    num_classes: int = 1000  # 0: the weights have no classifier
     license: str | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
-    test: Mapping[str, Any] | None = None
-    training: Mapping[str, Any] | None = None
-    top1: float | None = None
-    top5: float | None = None
+    test: tuple[int, float] | None = None  # another size and crop that its authors evaluate at
+    training: Sequence[Mapping[str, Any]] = ()  # the settings, one mapping for each source
+    results: Sequence[Result] = ()  # the first at the weight's own size and crop
     flops: int | None = None
     file_size_bytes: int | None = None
     params: int | None = None  # counted
@@ -61,6 +73,21 @@ class Entry:
     def tag(self) -> str:
         """The part of the name behind the architecture."""
         return self.name.partition(".")[2]
+
+    @property
+    def release_file(self) -> str | None:
+        """The name of the release file, or None."""
+        return self.url.rpartition("/")[2] if self.url else None
+
+    @property
+    def top1(self) -> float | None:
+        """Top-1 accuracy in percent at the weight's own size and crop, or None."""
+        return self.results[0].top1 if self.results else None
+
+    @property
+    def top5(self) -> float | None:
+        """Top-5 accuracy in percent at the weight's own size and crop, or None."""
+        return self.results[0].top5 if self.results else None
 
     def transform(self) -> Preprocess:
         """Return the evaluation transform of these weights."""
@@ -85,7 +112,9 @@ def entries() -> dict[str, Entry]:
                 **defaults,
                 **values,
                 "preprocess": defaults["preprocess"] | values.get("preprocess", {}),
-                "training": document["training"].get(values.get("training")),
+                "test": tuple(values["test"]) if "test" in values else None,
+                "training": tuple(document["training"]["by_name"].get(name, ())),
+                "results": tuple(Result(*row) for row in values.get("results", ())),
             },
         )
         for name, values in document["weights"].items()
@@ -104,11 +133,18 @@ def _bundled() -> dict[str, Entry]:
             num_classes=values["num_classes"],
             license="apache-2.0",
             preprocess=values["pretrained_cfg"],
-            top1=values.get("measured", {}).get("top1"),
-            top5=values.get("measured", {}).get("top5"),
+            results=_measured(values),
             file_size_bytes=(config.parent / "model.safetensors").stat().st_size,
         )
     return found
+
+
+def _measured(config: Mapping[str, Any]) -> tuple[Result, ...]:
+    """Return the accuracy that a bundled weight's config.json holds."""
+    measured, transform = config.get("measured"), config["pretrained_cfg"]
+    if not measured:
+        return ()
+    return (Result(transform["input_size"][-1], transform["crop_pct"], measured["top1"], measured.get("top5")),)
 
 
 def default_entry(arch: str) -> Entry | None:

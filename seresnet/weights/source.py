@@ -84,10 +84,11 @@ def _from_index(name: str, entry: Entry | None, pretrained: bool, offline: bool 
         return Origin(name, name.partition(".")[0], preprocess=entry.transform() if entry else None)
     if entry.bundled:
         return _from_directory(entry.bundled, pretrained)
-    assert entry.hub is not None
-    released = torch_hub() / "checkpoints" / entry.original if entry.original else None
+    released = torch_hub() / "checkpoints" / entry.release_file if entry.release_file else None
     if released and released.is_file():  # where torch.hub and timm of old kept it
         return _from_file(released)
+    if entry.hub is None:
+        raise WeightsError(f"{entry.name} is not on this machine: download {entry.url} and save it as {released}")
     return _described(Origin(entry.name, entry.arch, fetch_weights(entry.hub, offline=offline)), entry)
 
 
@@ -129,7 +130,9 @@ def released_as(path: Path) -> Entry | None:
     """Return the weights that were first released under this file's name, or under another with the same digits."""
     digits = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin)$", path.name)
     for entry in entries().values():
-        if entry.original == path.name or (entry.sha256_head and digits and digits[1].startswith(entry.sha256_head)):
+        if entry.release_file == path.name or (
+            entry.sha256_head and digits and digits[1].startswith(entry.sha256_head)
+        ):
             return entry
     return None
 

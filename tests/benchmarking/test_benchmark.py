@@ -10,7 +10,7 @@ from PIL import Image
 from seresnet.benchmarking.benchmark import Benchmark, Row, benchmark, everything, named, open_subjects, random_network
 from seresnet.benchmarking.report import draw, heading, table, write_benchmark
 from seresnet.common.timing import Spread, Timing
-from seresnet.engines.base import ENGINES
+from seresnet.engines.registry import ENGINES
 from seresnet.errors import ConfigError
 from seresnet.weights.save import save
 from tests.networks import seresnet20

@@ -5,8 +5,9 @@ import json
 import pytest
 
 import seresnet
-from seresnet.cli import EXTRAS, VERBS, explain, run
-from seresnet.cli.text import printable
+from seresnet.cli import VERBS, explain, run
+from seresnet.common.extras import EXTRAS
+from seresnet.common.text import printable
 from seresnet.errors import ConfigError
 from tests.cli.terminal import python
 from tests.cli.terminal import seresnet as command
@@ -46,7 +47,7 @@ def test_every_public_name_is_there():
         _ = seresnet.predikt
 
 
-@pytest.mark.parametrize("first", ["seresnet.train", "seresnet.training.config", "seresnet.evaluate", "seresnet"])
+@pytest.mark.parametrize("first", ["seresnet.training.train", "seresnet.evaluation.evaluate", "seresnet"])
 def test_a_verb_can_be_called_whatever_was_imported_before(first):
     code = f"""
 import {first}, seresnet, seresnet.training.config as config

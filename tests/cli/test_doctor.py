@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import seresnet
-from seresnet.cli import EXTRAS, doctor
+from seresnet.cli import doctor
+from seresnet.common.extras import EXTRAS
 from seresnet.inference.cache import Cache
 from seresnet.weights import load as _  # noqa: F401 (all that it needs is there to be patched)
 from seresnet.weights.index import Entry

@@ -53,15 +53,27 @@ def test_weights_have_their_published_accuracy():
     rows = {row["name"]: row for row in listed("--pretrained", "legacy_seresnet*")}
     for name, (_, _, top1, top5) in PUBLISHED.items():
         row = rows[f"{name}.in1k"]
-        assert (f"{row['published_top1']:.3f}", f"{row['published_top5']:.3f}") == (top1, top5)
-        assert (row["input_size"], row["classes"]) == ([3, 224, 224], 1000)
+        assert row["published"] == [{"size": 224, "crop_pct": 0.875, "top1": float(top1), "top5": float(top5)}]
+        assert (row["input_size"], row["crop_pct"], row["classes"]) == ([3, 224, 224], 0.875, 1000)
+        assert row["source"].startswith("https://github.com/") and row["source"].endswith(".pth")
+    (row,) = listed("--pretrained", "seresnet20.cifar10")
+    assert row["measured"][0]["top1"] == 88.02 and "published" not in row
+
+
+def test_every_published_row_is_in_the_table_with_its_size_and_crop():
+    lines = [line.split() for line in here("models", "--pretrained").stdout.decode().splitlines()]
+    at = next(i for i, line in enumerate(lines) if line[:1] == ["seresnet50.a3_in1k"])
+    assert lines[at][1:5] == ["160", "0.95", "75.104", "92.096"]
+    assert lines[at + 1] == ["224", "0.95", "77.036", "93.072"]
+    rows = sum(len(row.get("published", row.get("measured", []))) for row in listed("--pretrained"))
+    assert sum(len(re.findall(r"\d\d\.\d{3}", " ".join(line))) == 2 for line in lines) == rows
 
 
 def test_the_table_names_what_the_json_names():
     for arguments in ([], ["--pretrained"]):
         lines = here("models", *arguments).stdout.decode().splitlines()
         assert all(line == line.rstrip() and "\x1b" not in line for line in lines)
-        first = [line.split()[0] for line in lines if line.startswith(" ") and "─" not in line]
+        first = [line.split()[0] for line in lines if re.match(" \\S", line) and "─" not in line]
         assert first[1:] == [row["name"] for row in listed(*arguments)]
 
 
@@ -80,10 +92,29 @@ def test_a_card_tells_published_and_measured_apart(name):
     assert text.startswith(f"{name}.in1k\n")
     assert f"parameters {params} (measured)" in text
     assert f"FLOPs {flops} (published; " in text
-    assert f"top-1 {top1} % (published; " in text and f"top-5 {top5} % (published; " in text
-    assert "licence " in text and "epochs 100" in text and "8x NVIDIA Titan X" in text
+    assert f"224 px, crop 0.875 top-1 {top1} %, top-5 {top5} % (published; " in text
+    assert "license " in text and "8x NVIDIA Titan X" in text
+    index = text.partition("training (published model index)\n")[2].partition("\n\n")[0]
+    assert "batch size 1024\n lr 0.6\n" in index and "epochs 100\n" in index
     assert "tench, goldfish, great white shark" in text
     assert f"seresnet predict IMAGE --model {name}.in1k" in text
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_card_gives_the_authors_settings_beside_the_index(name):
+    """The README of github.com/hujie-frank/SENet: batch 256, rate 0.1. It has no SE-ResNet-18 and -34."""
+    text = re.sub(" +", " ", here("card", name).stdout.decode())
+    theirs = name not in ("legacy_seresnet18", "legacy_seresnet34")
+    assert ("training (authors' README, github.com/hujie-frank/SENet)\n batch size 256\n lr 0.1\n" in text) == theirs
+    assert ("settings not published" in text) != theirs
+    assert f"released by https://github.com/{'hujie-frank/SENet' if theirs else 'huggingface/'}" in text
+
+
+def test_a_card_shows_each_accuracy_with_its_size_and_crop():
+    text = re.sub(" +", " ", here("card", "seresnet50.a3_in1k").stdout.decode())
+    assert "160 px, crop 0.95 top-1 75.104 %, top-5 92.096 %" in text
+    assert "224 px, crop 0.95 top-1 77.036 %, top-5 93.072 %" in text
+    assert "no published accuracy" in here("card", "resnet50.bamboo").stdout.decode()
 
 
 def test_measured_work_is_the_sum_over_the_layers():

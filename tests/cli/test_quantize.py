@@ -97,11 +97,11 @@ def test_a_labelled_folder_gives_a_model_and_a_report(written, labelled):
     assert report["int8_top1"] == report["agreement"] >= 0.99
     assert 0 < report["logit_error"] < 0.05
     assert report["int8_bytes"] == sum((out / f"openvino_model.{kind}").stat().st_size for kind in ("xml", "bin"))
-    assert set(report["number_formats"].values()) <= {"u8", "i8"}
+    assert set(report["layer_dtypes"].values()) <= {"u8", "i8"}
     stages = [f"calibrating: {count // 2} of {count // 2}", f"comparing: {count - count // 2} of {count - count // 2}"]
     for piece in ("bundled seresnet20.cifar10", *stages, f"written to {out}"):
         assert piece in stderr
-    for piece in ("top-1 accuracy", "100.00 %", "the same answer", "22 of 22 layers compute in int8"):
+    for piece in ("top-1 accuracy", "100.00 %", "top-1 agreement", "22 of 22 layers compute in int8"):
         assert piece in stdout
 
 
@@ -140,7 +140,7 @@ def test_a_bad_result_is_shown_and_not_written(known, dark, labelled, tmp_path, 
     assert run(["quantize", "--data", str(data), "--out", str(tmp_path / "place" / "int8")]) == 2
     said = capsys.readouterr()
     assert left_in(tmp_path / "place") == []
-    assert "the same answer" in said.out
+    assert "top-1 agreement" in said.out
     reason = "top-1 accuracy, less than 99.00 %" if known else "of the images, less than 95.00 %"
     assert reason in said.err
     assert said.err.strip().splitlines()[-1].startswith("seresnet: error: int8 ")

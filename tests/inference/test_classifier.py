@@ -12,7 +12,8 @@ from PIL import Image
 import seresnet
 from seresnet.data.parallel import default_workers
 from seresnet.errors import ConfigError, ImageError
-from seresnet.inference.classifier import Classifier, Prediction, load, softmax
+from seresnet.inference.classifier import Classifier, load
+from seresnet.inference.prediction import Prediction, softmax
 from seresnet.models.variants import build
 from tests.networks import ANIMALS, seresnet20, tiny
 
@@ -167,7 +168,7 @@ def test_embedding_an_unreadable_image_raises_with_its_path(clf, tmp_path):
 def test_a_network_handed_over_stays_as_it_is():
     model = seresnet20().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    load(model, device="cpu", precision="bfloat16").predict(PHOTOS[:2])
+    load(model, device="cpu", engine="torch", precision="bfloat16").predict(PHOTOS[:2])
     assert model.training and all(p.requires_grad for p in model.parameters())
     after = model.state_dict()
     assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())

@@ -40,19 +40,25 @@ def logits(model: nn.Module, size: int = 64, count: int = 2) -> Tensor:
 
 
 class _OldTensor:
-    """Pickles as torch 0.3 pickled tensors: without the arguments that later versions added."""
+    """Pickles as torch 0.3 (version 1) or torch 0.4 to 1.1 (version 2) pickled a tensor."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, tensor: Tensor, version: int) -> None:
+        self.tensor, self.version = tensor, version
 
     def __reduce__(self):
         tensor = self.tensor
-        size, stride = tuple(tensor.size()), tensor.stride()
-        return torch._utils._rebuild_tensor, (tensor.untyped_storage(), tensor.storage_offset(), size, stride)
+        arguments = (tensor.untyped_storage(), tensor.storage_offset(), tuple(tensor.size()), tensor.stride())
+        if self.version == 1:
+            return torch._utils._rebuild_tensor, arguments
+        return torch._utils._rebuild_tensor_v2, (*arguments, False, OrderedDict())
 
 
-def write_as_torch_0_3(state: dict[str, Tensor], path: Path) -> None:
-    """Write float tensors in the layout of torch 0.3, from a GPU, as the first releases of these networks were."""
+def write_legacy(state: dict[str, Tensor], path: Path, version: int = 2) -> None:
+    """Write float tensors in the layout of torch 0.3 (version 1) or 0.4 to 1.1 (2), from a GPU.
+
+    A magic number, the protocol, facts of the machine, the pickle, the storages' keys, then the storages: not an
+    archive. The published weights of the legacy networks are such files.
+    """
     storages: dict[str, torch.UntypedStorage] = {}
 
     class Pickler(pickle._Pickler):
@@ -63,11 +69,15 @@ def write_as_torch_0_3(state: dict[str, Tensor], path: Path) -> None:
             return "storage", torch.FloatStorage, key, "cuda:0", thing.nbytes() // 4, None
 
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    pickled = OrderedDict((key, _OldTensor(tensor, version)) for key, tensor in state.items())
+    if version == 2:  # since torch 0.4 each module writes its version beside its tensors
+        pickled._metadata = OrderedDict({"": {"version": 1}, "layer0.bn1": {"version": 2}})
     with path.open("wb") as file:
         for value in (0x1950A86A20F9469CFC6C, 1001, system):
             pickle.dump(value, file, 2)
-        Pickler(file, 2).dump(OrderedDict((key, _OldTensor(tensor)) for key, tensor in state.items()))
+        Pickler(file, 2).dump(pickled)
         pickle.dump(sorted(storages), file, 2)
         for key in sorted(storages):
-            values = torch.empty(0).set_(storages[key])
-            file.write(struct.pack("<q", len(values)) + values.numpy().tobytes())
+            values = torch.empty(0).set_(storages[key]).numpy()
+            file.write(struct.pack("<q", len(values)))
+            values.tofile(file)

@@ -152,12 +152,10 @@ def test_unreachable_and_nothing_cached(hub, monkeypatch) -> None:
     unreachable(monkeypatch)
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
-    message = refusal("legacy_seresnet50")
-    assert message.startswith("timm/legacy_seresnet50.in1k is not in the cache (")
+    message = refusal("seresnet50")
+    assert message.startswith("timm/seresnet50.a1_in1k is not in the cache (")
     assert f"{constants.ENDPOINT} cannot be reached (" in message
-    assert (
-        f"download config.json and model.safetensors from {constants.ENDPOINT}/timm/legacy_seresnet50.in1k" in message
-    )
+    assert f"download config.json and model.safetensors from {constants.ENDPOINT}/timm/seresnet50.a1_in1k" in message
     assert "give that folder as the model" in message
     assert slept == []  # nobody waited to try again
     assert "is not in the cache" in refusal(NAME)
@@ -237,19 +235,19 @@ def test_pages_in_place_of_weights(stocked) -> None:
 
 
 def test_named_weights_come_once_and_without_a_question_afterwards(hub, tmp_path, monkeypatch) -> None:
-    model = seresnet.create_model("legacy_seresnet18")
+    model = seresnet.create_model("seresnext26d_32x4d")
     seresnet.save(model, tmp_path / "saved")
-    hub.files["timm/legacy_seresnet18.in1k", "model.safetensors"] = (
+    hub.files["timm/seresnext26d_32x4d.bt_in1k", "model.safetensors"] = (
         tmp_path / "saved" / "model.safetensors"
     ).read_bytes()
-    for name in ("legacy_seresnet18", "legacy_seresnet18.in1k"):
+    for name in ("seresnext26d_32x4d", "seresnext26d_32x4d.bt_in1k"):
         loaded = seresnet.create_model(name, pretrained=True)
         assert equal(loaded, model) and loaded.labels == list(imagenet_1k()[1])
-        assert loaded.pretrained_cfg["tag"] == "in1k" and loaded.preprocess.interpolation == "bicubic"
+        assert loaded.pretrained_cfg["tag"] == "bt_in1k" and loaded.preprocess.interpolation == "bicubic"
     assert len(hub.asked("GET")) == 1
     unreachable(monkeypatch)
     before = len(hub.requests)
-    assert equal(seresnet.create_model("legacy_seresnet18", pretrained=True, num_classes=1000), model)
+    assert equal(seresnet.create_model("seresnext26d_32x4d", pretrained=True, num_classes=1000), model)
     assert len(hub.requests) == before
 
 

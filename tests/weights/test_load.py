@@ -19,7 +19,7 @@ from seresnet.weights.labels import imagenet_1k
 from seresnet.weights.source import locate, released_as
 from tests.models.pairs import difference, make_pair
 from tests.timm_import import timm
-from tests.weights.nets import equal, logits, small, write_as_torch_0_3
+from tests.weights.nets import equal, logits, small, write_legacy
 
 SMALL = ("legacy_seresnet18", "legacy_seresnext26_32x4d", "seresnet18", "seresnext26t_32x4d", "resnet18")
 
@@ -51,7 +51,7 @@ def test_timms_files_load_with_timms_logits(arch: str, tmp_path) -> None:
 def test_a_file_as_torch_0_3_wrote_it(tmp_path) -> None:
     """The first releases are such files: no counters, no arguments of later versions, tensors of a GPU."""
     ours, theirs = make_pair("legacy_seresnet18", num_classes=5)
-    write_as_torch_0_3(cadene(theirs.state_dict()), tmp_path / "model.pth")
+    write_legacy(cadene(theirs.state_dict()), tmp_path / "model.pth", version=1)
     loaded = seresnet.create_model(tmp_path / "model.pth", pretrained=True)
     expected = {k: torch.tensor(0) if k.endswith("num_batches_tracked") else v for k, v in ours.state_dict().items()}
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
@@ -115,8 +115,8 @@ def test_released_files_are_known_by_name() -> None:
     from pathlib import Path
 
     for entry in entries().values():
-        if entry.original:
-            assert released_as(Path("somewhere") / entry.original) == entry
+        if entry.release_file:
+            assert released_as(Path("somewhere") / entry.release_file) == entry
     origin = locate("somewhere/se_resnet50-ce0d4300.pth")
     assert (origin.arch, origin.sha256, origin.num_classes) == ("legacy_seresnet50", "ce0d4300", 1000)
     assert (

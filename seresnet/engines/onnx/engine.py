@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seresnet.common.extras import require
 from seresnet.common.files import atomic_file
 from seresnet.common.machine import usable_cores
-from seresnet.engines.base import ENGINES
+from seresnet.common.text import one_line
 from seresnet.engines.batch import Batch, checked, failed
 from seresnet.errors import ConfigError
-
-try:
-    import onnxruntime as ort
-except ModuleNotFoundError as error:
-    raise ConfigError('onnxruntime is not installed: run pip install "seresnet[onnx]"') from error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seresnet.models.resnet import SEResNet
+
+
+ort = require("onnxruntime")
 
 
 class OnnxEngine:
@@ -83,10 +82,10 @@ class OnnxEngine:
         """Yield the logits of each batch, one after the other."""
         return map(self.logits, batches)
 
-    def save(self, directory: Path) -> None:
-        """Write the graph into a directory, as the file that the table of engines names."""
+    def save(self, path: Path) -> None:
+        """Write the graph to an ONNX file."""
         content = Path(self._model).read_bytes() if isinstance(self._model, str) else self._model
-        with atomic_file(directory / str(ENGINES[self.name].file)) as file:
+        with atomic_file(path) as file:
             file.write(content)
 
     def describe(self) -> str:
@@ -107,10 +106,8 @@ class OnnxEngine:
 
 def graph_of(model: SEResNet) -> bytes:
     """Return the ONNX file of a network's inference form."""
-    try:
-        from seresnet.engines.onnx.graph import onnx_graph
-    except ModuleNotFoundError as error:
-        raise ConfigError('onnx is not installed: run pip install "seresnet[onnx]"') from error
+    require("onnx")
+    from seresnet.engines.onnx.graph import onnx_graph
     from seresnet.models.fuse import InferenceForm, gate_first
 
     return onnx_graph(model if isinstance(model, InferenceForm) else gate_first(model)).SerializeToString()
@@ -126,4 +123,4 @@ def session(model: str | bytes, threads: int) -> Any:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         name = model if isinstance(model, str) else "the network"
-        raise ConfigError(f"{name}: not an ONNX model ({str(error).strip().splitlines()[-1]})") from None
+        raise ConfigError(f"{name}: not an ONNX model ({one_line(error)})") from None

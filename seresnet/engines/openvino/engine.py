@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from seresnet.common.machine import usable_cores
-from seresnet.engines.base import ENGINES, import_openvino
 from seresnet.engines.batch import Batch, checked, failed
 from seresnet.engines.openvino.model import (
     FORMATS,
@@ -22,6 +21,7 @@ from seresnet.engines.openvino.model import (
     precision_of,
     warn_of_overflow,
 )
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ class OpenVINOEngine:
         else:
             yield from self._stream("logits", chain(first, source), many=True)
 
-    def save(self, directory: Path) -> None:
-        """Write the graph into a directory, as the files that the table of engines names."""
-        ov.save_model(self._model, str(directory / str(ENGINES[self.name].file)), compress_to_fp16=False)
+    def save(self, path: Path) -> None:
+        """Write the graph to a file, which ends in ``.xml``, and its weights to a ``.bin`` beside it."""
+        ov.save_model(self._model, str(path), compress_to_fp16=False)
 
     def describe(self) -> str:
         """Return engine, device and precision in a few words."""

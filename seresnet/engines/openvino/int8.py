@@ -3,7 +3,7 @@
 Weights are symmetric and have a scale of their own for each output channel, values have one scale each; biases and
 the gates stay in float. A value is quantized where it is made, so that all who read it, shortcut and gate among them,
 read bytes: the stem quantizes in front of its pooling, which keeps the levels. A network in its inference form is
-quantized as it is: gates known before the last convolution, and no pixel computed that nobody reads.
+quantized as it is: gates known before the last convolution, and no unread output computed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from seresnet.common.machine import overflows_bytes
-from seresnet.engines.base import import_openvino
-from seresnet.engines.openvino.graph import OpenVINOBuilder, openvino_graph
-from seresnet.engines.openvino.int8_ranges import FEATURES, LEVELS, Array, Range, find_ranges, inputs_of_layers
+from seresnet.engines.openvino.graph import OpenVINOBuilder, grouped, openvino_graph
+from seresnet.engines.openvino.int8_ranges import FEATURES, LEVELS, Array, Range, find_ranges, layers_and_values
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.models.fuse import InferenceForm, gate_first
 from seresnet.weights.source import GRAPH_FILE
 
@@ -40,6 +40,7 @@ class Quantized:
     """A quantized network: an ``openvino.Model``, and how it came about."""
 
     model: Any
+    layers: tuple[str, ...]  # names of those with 8-bit weights
     weight_bits: int  # 8, or 7 for processors on which 8 can overflow
     images: int  # that the ranges were found on
 
@@ -66,66 +67,74 @@ def quantize(model: SEResNet, calibration: Iterable[Array], weight_bits: int | N
     if weight_bits is None and bits == 7:
         log.warning("weights get 7 bits: sums of products of 8-bit numbers can overflow on this processor (no VNNI)")
     form = model if isinstance(model, InferenceForm) else gate_first(model)
-    ranges, images = find_ranges(openvino_graph(form), calibration)
-    return Quantized(quantized_graph(form, ranges, bits), bits, images)
+    ranges, images = find_ranges(form, calibration)
+    return Quantized(quantized_graph(form, ranges, bits), tuple(layers_and_values(form)), bits, images)
 
 
-def number_formats(model: Any) -> dict[str, str]:
-    """Return what each layer with weights computes in on this machine ("u8", "f32", ...), as OpenVINO compiled it."""
-    layers = set(inputs_of_layers(model))
-    compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def layer_dtypes(quantized: Quantized) -> dict[str, str]:
+    """Return what each layer computes in on this machine ("u8", "f32", ...), as OpenVINO compiled it."""
+    layer_of = {name: layer for layer in quantized.layers for name in (layer, f"{layer}.bias")}
+    compiled = import_openvino().Core().compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found: dict[str, str] = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()
         if facts["layerType"].astype(str) in COMPILED_LAYERS:
             names = facts["originalLayersNames"].astype(str).split(",")
-            names = {name.partition("/")[0].removesuffix(".bias") for name in names}  # "fc/DequantizationMultiply"
-            found |= dict.fromkeys(names & layers, facts["runtimePrecision"].astype(str))
+            names = {name.partition("/")[0] for name in names}  # "fc/DequantizationMultiply"
+            layers = {layer_of[name] for name in names if name in layer_of}
+            found |= dict.fromkeys(layers, facts["runtimePrecision"].astype(str))
     return found
 
 
 def quantized_graph(form: InferenceForm, ranges: Mapping[str, Range], weight_bits: int) -> Any:
     """Return the form as an OpenVINO model whose values have the levels that ``ranges`` says."""
-    graph = openvino_graph(form, QuantizingBuilder(inputs_of_layers(openvino_graph(form)), ranges, weight_bits))
+    graph = openvino_graph(form, QuantizingBuilder(layers_and_values(form), ranges, weight_bits))
     graph.set_rt_info(str(weight_bits), WEIGHT_BITS)
     return graph
 
 
 class QuantizingBuilder(OpenVINOBuilder):
-    """Spells the operations with 8-bit weights in the layers of ``reads``, and quantizes the values these read."""
+    """Builds a graph with 8-bit weights in the layers of ``reads``, and quantizes the values that these read."""
 
     def __init__(self, reads: Mapping[str, str], ranges: Mapping[str, Range], weight_bits: int) -> None:
         self.reads, self.ranges = reads, ranges
         self.largest = 2 ** (weight_bits - 1) - 1
-        self.lost: dict[str, NDArray[np.float64]] = {}  # by layer: what rounding takes off its output, in the mean
 
-    def named(self, name: str, node: Any) -> Any:
-        """Return a node with its name; quantized, where a layer reads it. Features keep their digits, see `linear`."""
-        node = super().named(name, node)
-        return node if name not in self.ranges or name == FEATURES else self.quantized(name, node)
+    def convolution(self, name: str, x: Any, weight: Array, bias: Array, stride: int, padding: int, groups: int) -> Any:
+        """Return a convolution with 8-bit weights."""
+        levels, corrected = self.layer(name, grouped(weight, groups), bias)
+        return self.convolve(name, x, levels, corrected, stride, padding)
+
+    def excitation_layer(self, name: str, x: Any, weight: Array, bias: Array) -> Any:
+        """Return an excitation's layer, in float."""
+        return super().convolution(name, x, weight, bias, 1, 0, 1)
 
     def linear(self, name: str, x: Any, weight: Array, bias: Array) -> Any:
-        """Return a linear layer; its features are quantized for it alone, so that the output of that name is not."""
-        return super().linear(name, self.quantized(FEATURES, x) if name in self.reads else x, weight, bias)
+        """Return the classifier with 8-bit weights; its input is quantized for it alone, the output `features` not."""
+        levels, corrected = self.layer(name, weight, bias)
+        return self.multiply_rows(name, self.quantized(FEATURES, x), levels, corrected)
+
+    def value(self, name: str, node: Any) -> Any:
+        """Return a value with its name; quantized, where a layer reads it. For the features see `linear`."""
+        node = self.named(name, node)
+        return self.quantized(name, node) if name in self.ranges and name != FEATURES else node
 
     def quantized(self, name: str, node: Any) -> Any:
         """Return a node's value on the levels of its range."""
         span = self.ranges[name]
         low = self.constant(f"{name}.low", np.array(span.low, np.float32))
         high = self.constant(f"{name}.high", np.array(span.high, np.float32))
-        return super().named(f"{name}.levels", ops.fake_quantize(node, low, high, low, high, LEVELS))
+        return self.named(f"{name}.levels", ops.fake_quantize(node, low, high, low, high, LEVELS))
 
-    def constant(self, name: str, value: Any) -> Any:
-        """Return a constant: of a layer's weights, bytes and their scales; of its bias, with what rounding took."""
-        layer, _, part = name.rpartition(".")
-        if layer not in self.reads or part not in ("weight", "shift"):
-            return super().constant(name, value)
-        if part == "shift":
-            return super().constant(name, value + self.lost[layer].reshape(value.shape).astype(np.float32))
-        levels, scale = to_levels(value, self.largest)
-        self.lost[layer] = mean_loss(value - levels * scale, self.ranges[self.reads[layer]].means)
-        integers = super().named(f"{name}.float", ops.convert(super().constant(f"{name}.bytes", levels), "f32"))
-        return super().named(name, ops.multiply(integers, super().constant(f"{name}.scale", scale)))
+    def layer(self, name: str, weight: Array, bias: Array) -> tuple[Any, Array]:
+        """Return a layer's weights as bytes times their scales, and its bias with the mean error of the rounding."""
+        levels, scale = to_levels(weight, self.largest)
+        lost = mean_loss(weight - levels * scale, self.ranges[self.reads[name]].means)
+        integers = ops.convert(self.constant(f"{name}.weight.bytes", levels), "f32")
+        scaled = ops.multiply(
+            self.named(f"{name}.weight.float", integers), self.constant(f"{name}.weight.scale", scale)
+        )
+        return self.named(f"{name}.weight", scaled), bias + lost.astype(np.float32)
 
 
 def to_levels(weight: Array, largest: int) -> tuple[NDArray[np.int8], Array]:
@@ -141,7 +150,7 @@ def to_levels(weight: Array, largest: int) -> tuple[NDArray[np.int8], Array]:
 
 
 def mean_loss(difference: Array, means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how much a layer's outputs fall short in the mean, (C',), where its weights do by ``difference``.
+    """Return how much a layer's outputs fall short on average, (C',), where its weights do by ``difference``.
 
     ``means`` are those of the channels of what it reads (C,). The border, where a kernel sees less, is left out.
     """

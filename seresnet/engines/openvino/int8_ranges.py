@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.common.machine import usable_cores
-from seresnet.engines.base import import_openvino
+from seresnet.engines.openvino.graph import OpenVINOBuilder, openvino_graph
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError, DataError
+from seresnet.models.fuse import InferenceForm
 
 Array = NDArray[np.float32]
 INPUT, FEATURES = "images", "features"  # names of values that are a model's own input and output
@@ -24,8 +26,6 @@ LEVELS = 256
 BINS = 2048
 SAMPLE = 1 << 15  # numbers of one value of one image that go into its histogram
 PIXELS_AT_ONCE = 4 * 224 * 224  # of a chunk of images; all values of a network are held for one chunk
-EXCITATION = {"gate", "se"}  # parts of the names of an excitation's layers, which stay in float
-LAYERS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's names for what multiplies weights
 
 
 @dataclass(frozen=True)
@@ -84,34 +84,55 @@ class Observed:
         return float(ends[np.argmin((over**2 + rounding) @ self.counts)])
 
 
-def is_excitation(name: str) -> bool:
-    """Tell whether a node of this name belongs to an excitation."""
-    return not EXCITATION.isdisjoint(name.split("."))
+class LayerRecorder(OpenVINOBuilder):
+    """Builds a graph, and records each layer that gets 8-bit weights with the value that it reads, by name.
 
-
-def inputs_of_layers(graph: Any) -> dict[str, str]:
-    """Return the layers of an OpenVINO model that get 8-bit weights, each with the value that it reads, by name.
-
-    These are all convolutions and the classifier, but no gate. In front of a max pooling, a value has the levels that
-    it has behind it: there it is quantized.
+    These are all convolutions and the classifier, but no layer of an excitation. A max pooling keeps the levels of its
+    input, so that a layer behind it reads, for what matters here, the value in front of it.
     """
-    inputs = {}
-    for layer in graph.get_ordered_ops():
-        if layer.get_type_name() in LAYERS and not is_excitation(layer.get_friendly_name()):
-            node = layer.input_value(0).get_node()
-            while node.get_type_name() == "MaxPool":
-                node = node.input_value(0).get_node()
-            inputs[layer.get_friendly_name()] = node.get_friendly_name()
-    return inputs
+
+    def __init__(self) -> None:
+        self.reads: dict[str, str] = {}
+        self._pooled: dict[str, str] = {}  # a max pooling's output -> its input
+
+    def convolve(self, name: str, x: Any, weight: Any, bias: Array, stride: int, padding: int) -> Any:
+        """Record a convolution."""
+        self.reads[name] = self._origin(x)
+        return super().convolve(name, x, weight, bias, stride, padding)
+
+    def excitation_layer(self, name: str, x: Any, weight: Array, bias: Array) -> Any:
+        """Build an excitation's layer without recording it."""
+        return super().convolve(name, x, self.constant(f"{name}.weight", weight), bias, 1, 0)
+
+    def multiply_rows(self, name: str, x: Any, weight: Any, bias: Array) -> Any:
+        """Record the classifier."""
+        self.reads[name] = self._origin(x)
+        return super().multiply_rows(name, x, weight, bias)
+
+    def max_pool(self, name: str, x: Any, kernel: int, stride: int, before: int, after: int) -> Any:
+        """Record which value a pooling keeps the levels of."""
+        self._pooled[name] = self._origin(x)
+        return super().max_pool(name, x, kernel, stride, before, after)
+
+    def _origin(self, x: Any) -> str:
+        name = str(x.get_friendly_name())
+        return self._pooled.get(name, name)
 
 
-def find_ranges(graph: Any, batches: Iterable[Array]) -> tuple[dict[str, Range], int]:
+def layers_and_values(form: InferenceForm) -> dict[str, str]:
+    """Return the layers of a network that get 8-bit weights, each with the value that it reads, by name."""
+    recorder = LayerRecorder()
+    openvino_graph(form, recorder)
+    return recorder.reads
+
+
+def find_ranges(form: InferenceForm, batches: Iterable[Array]) -> tuple[dict[str, Range], int]:
     """Return the range of each value that a layer of 8-bit weights reads, and the number of images that were seen.
 
-    ``graph`` is the network as an OpenVINO model, which is left as it is; ``batches`` are normalised images
-    (N, C, H, W). Raises DataError where there is none, ConfigError where a value is not finite.
+    ``batches`` are normalised images (N, C, H, W). Raises DataError where there is none, ConfigError where a value is
+    not finite.
     """
-    run = _watched(graph)
+    run = _watched(form)
     observed: dict[str, Observed] = defaultdict(Observed)
     for chunk in _chunks(batches):
         for name, value in run(chunk).items():
@@ -125,10 +146,11 @@ def find_ranges(graph: Any, batches: Iterable[Array]) -> tuple[dict[str, Range],
     return {name: seen.range() for name, seen in observed.items()}, observed[INPUT].images
 
 
-def _watched(graph: Any) -> Callable[[Array], dict[str, Array]]:
-    """Return a function from images to the values of a network, by name."""
-    watched = graph.clone()
-    values = set(inputs_of_layers(watched).values())
+def _watched(form: InferenceForm) -> Callable[[Array], dict[str, Array]]:
+    """Return a function from images to the values of a network that layers of 8-bit weights read, by name."""
+    recorder = LayerRecorder()
+    watched: Any = openvino_graph(form, recorder)
+    values = set(recorder.reads.values())
     for node in watched.get_ordered_ops():
         if (name := node.get_friendly_name()) in values - {INPUT, FEATURES}:  # these are named already
             node.output(0).add_names({name})

@@ -8,7 +8,8 @@ from os import PathLike
 from typing import Any
 
 from seresnet.common.machine import has_bfloat16, overflows_bytes, processor
-from seresnet.engines.base import import_openvino
+from seresnet.common.text import one_line
+from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError
 
 log = logging.getLogger("seresnet")
@@ -26,7 +27,7 @@ def graph_of(model: Any, core: Any) -> Any:
         try:
             model = core.read_model(path)
         except RuntimeError as error:
-            raise ConfigError(f"{path}: not an OpenVINO model ({str(error).strip().splitlines()[-1]})") from None
+            raise ConfigError(f"{path}: not an OpenVINO model ({one_line(error)})") from None
     elif not isinstance(model, import_openvino().Model):
         from seresnet.engines.openvino.graph import openvino_graph
         from seresnet.models.fuse import InferenceForm, gate_first

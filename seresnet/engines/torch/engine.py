@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seresnet.common.machine import has_bfloat16
+from seresnet.common.text import one_line
 from seresnet.engines.batch import failed
 from seresnet.errors import ConfigError
 from seresnet.models.fuse import InferenceForm, gate_first
@@ -118,7 +119,7 @@ class CompiledTorchEngine(TorchEngine):
             return super()._run(forward, x, width)
         except ConfigError as error:
             if isinstance(error.__cause__, torch._dynamo.exc.BackendCompilerFailed):
-                reason = str(error.__cause__.inner_exception).strip().splitlines()[0]
+                reason = one_line(error.__cause__.inner_exception)
                 raise ConfigError(f"torch.compile failed ({reason}): install g++, or use engine torch") from error
             raise
 

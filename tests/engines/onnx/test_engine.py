@@ -68,7 +68,7 @@ def test_empty_batches_and_several() -> None:
 
 def test_a_saved_graph_opens_without_torch(tmp_path: Path) -> None:
     engine = OnnxEngine(seresnet20(), threads=1)
-    engine.save(tmp_path)
+    engine.save(tmp_path / "model.onnx")
     x = images(2, 32, 32)
     np.save(tmp_path / "x.npy", x)
     code = f"""
@@ -81,7 +81,7 @@ assert not {{"torch", "onnx"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), engine.logits(x))
     again = tmp_path / "again"
-    OnnxEngine(tmp_path / "model.onnx", threads=1).save(again)
+    OnnxEngine(tmp_path / "model.onnx", threads=1).save(again / "model.onnx")
     assert (again / "model.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
 
 
@@ -122,7 +122,7 @@ def test_what_a_network_cannot_take_is_refused() -> None:
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from seresnet.engines.base import open_engine
+    from seresnet.engines.registry import open_engine
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "seresnet.engines.onnx.engine")

@@ -157,7 +157,7 @@ def test_auto_is_the_fastest_that_the_processor_has(
 
 def test_a_saved_graph_opens_without_torch_and_gives_the_same_numbers(tmp_path: Path) -> None:
     engine = OpenVINOEngine(seresnet20(), "cpu", "float32")
-    engine.save(tmp_path)
+    engine.save(tmp_path / "model.xml")
     x = batch(3)
     np.save(tmp_path / "x.npy", x)
     code = f"""

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from seresnet.common import machine
 from seresnet.engines.openvino.engine import OpenVINOEngine
-from seresnet.engines.openvino.graph import openvino_graph
-from seresnet.engines.openvino.int8 import Quantized, mean_loss, number_formats, quantize, quantized_graph, to_levels
-from seresnet.engines.openvino.int8_ranges import Observed, find_ranges, inputs_of_layers
+from seresnet.engines.openvino.int8 import Quantized, layer_dtypes, mean_loss, quantize, quantized_graph, to_levels
+from seresnet.engines.openvino.int8_ranges import Observed, find_ranges, layers_and_values
 from seresnet.errors import ConfigError, DataError
 from seresnet.models.blocks import SEResNetConfig
 from seresnet.models.fuse import gate_first
@@ -101,10 +100,10 @@ def int8(quantized) -> OpenVINOEngine:
 def test_every_layer_computes_in_bytes_but_the_gates_and_the_logits_stay_close(name):
     network = small(**CONFIGS[name])
     quantized = quantize(network, [noise(network)])
-    formats = number_formats(quantized.model)
+    formats = layer_dtypes(quantized)
     assert (
         set(formats)
-        == set(inputs_of_layers(quantized.model))
+        == set(quantized.layers)
         == {
             path
             for path, module in gate_first(network).named_modules()
@@ -120,11 +119,12 @@ def test_every_layer_computes_in_bytes_but_the_gates_and_the_logits_stay_close(n
 
 def test_dead_pixels_are_skipped_in_bytes_as_well():
     network = small(**CONFIGS["legacy"])
-    graph = quantize(network, [noise(network)]).model
+    quantized = quantize(network, [noise(network)])
+    graph = quantized.model
     by_name = {node.get_friendly_name(): node for node in graph.get_ops()}
     assert list(by_name["layer1.0.last"].get_strides()) == [2, 2]  # a quarter of its output is computed
     assert list(by_name["layer2.0.hidden.0"].get_strides()) == [1, 1]  # which the next stage reads as it is
-    formats = number_formats(graph)
+    formats = layer_dtypes(quantized)
     assert {formats["layer1.0.last"], formats["layer2.0.hidden.0"], formats["layer2.0.shortcut.0"]} == {"u8"}
     # The gate still sees all of what the last convolution would have read.
     assert (
@@ -148,7 +148,7 @@ def test_features_are_no_coarser_than_the_last_layer_makes_them(int8, float32, p
 
 def test_what_rounding_takes_is_put_back_into_the_biases(bundled, float32, photographs, monkeypatch):
     form, others = gate_first(bundled), photographs[1::2]
-    ranges, _ = find_ranges(openvino_graph(form), [photographs[::2]])
+    ranges, _ = find_ranges(form, [photographs[::2]])
     errors = []
     for lost in (mean_loss, lambda difference, means: 0 * mean_loss(difference, means)):
         monkeypatch.setattr("seresnet.engines.openvino.int8.mean_loss", lost)
@@ -188,7 +188,7 @@ def test_weights_of_7_bits_leave_room_for_two_products_in_16_bits():
 
 ERRORS = """
 import numpy as np, openvino as ov
-from seresnet.engines.openvino.graph import openvino_graph
+from seresnet.engines.openvino.graph import openvino_graph as graph_of
 from seresnet.models.fuse import gate_first
 from seresnet.engines.openvino.int8 import quantize
 from tests.engines.openvino.test_int8 import noise, relative_error, small
@@ -197,7 +197,7 @@ network.conv1.weight.data.fill_(0.1)  # products of one sign, and as large as th
 images = abs(noise(network, 4, 16)).clip(max=1)
 def logits(model):
     return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)["logits"]
-wanted = logits(openvino_graph(gate_first(network)))
+wanted = logits(graph_of(gate_first(network)))
 for bits in (8, 7):
     print(relative_error(logits(quantize(network, [images], bits).model), wanted))
 """
@@ -275,11 +275,11 @@ def test_a_value_that_is_always_zero_has_a_range_all_the_same():
 
 def test_images_one_by_one_give_the_ranges_of_all_at_once():
     network = tiny()
-    graph, images = openvino_graph(gate_first(network)), 3 * noise(network, 9, 8)
-    together, count = find_ranges(graph, [images])
-    singly, same = find_ranges(graph, (image[None] for image in images))
+    form, images = gate_first(network), 3 * noise(network, 9, 8)
+    together, count = find_ranges(form, [images])
+    singly, same = find_ranges(form, (image[None] for image in images))
     assert count == same == 9
-    assert together.keys() == singly.keys() == set(inputs_of_layers(graph).values())
+    assert together.keys() == singly.keys() == set(layers_and_values(form).values())
     for name, span in together.items():
         assert (span.low, span.high) == pytest.approx((singly[name].low, singly[name].high), rel=1e-6), name
         np.testing.assert_allclose(span.means, singly[name].means, rtol=1e-5, atol=1e-7)
@@ -350,6 +350,6 @@ def test_weights_are_stored_as_bytes(tmp_path):
         for node in ov.Core().read_model(Path(tmp_path) / "openvino_model.xml").get_ops()
         if node.get_friendly_name().endswith(".weight.bytes")
     }
-    layers = inputs_of_layers(quantize(network, [noise(network)]).model)
+    layers = quantize(network, [noise(network)]).layers
     assert set(bytes_of_weights) == {f"{layer}.weight.bytes" for layer in layers}
     assert set(bytes_of_weights.values()) == {ov.Type.i8}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seresnet.common import machine
-from seresnet.engines.base import open_engine
+from seresnet.engines.registry import open_engine
 from seresnet.engines.torch.engine import TorchEngine
 from seresnet.errors import ConfigError
 from seresnet.models.resnet import SEResNet

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seresnet.engines import base as module
-from seresnet.engines.base import ENGINES, choose_engine, engine_class, has_gpu
+from seresnet.engines import registry as module
+from seresnet.engines.registry import ENGINES, choose_engine, engine_class, has_gpu
 from tests.cli.terminal import python
 
 
@@ -37,7 +37,7 @@ def test_torch_knows_of_gpus_where_it_is_imported_already(monkeypatch):
 def test_torch_is_imported_for_a_gpu_only_where_there_is_a_driver():
     code = """
 import sys
-from seresnet.engines import base as engine
+from seresnet.engines import registry as engine
 engine._has_gpu_driver = lambda: {}
 print(engine.has_gpu() in (True, False), "torch" in sys.modules)
 """
@@ -58,7 +58,7 @@ def test_a_gpu_that_is_hidden_is_none(monkeypatch):
 def test_openvino_is_imported_without_its_converter_which_stays_callable():
     code = """
 import sys
-from seresnet.engines.base import import_openvino
+from seresnet.engines.openvino.package import import_openvino
 import_openvino()
 print("openvino.tools.ovc" in sys.modules, "urllib.request" in sys.modules)
 import openvino

@@ -1,0 +1,28 @@
+"""Text on one line: names from the file system and errors of libraries, made harmless for terminals and logs."""
+
+from __future__ import annotations
+
+LONGEST_ERROR = 160  # characters of another library's message
+
+
+def printable(text: str) -> str:
+    r"""Return one line without control characters: they become \n, \x1b, and undecodable bytes \xff.
+
+    File names and labels may hold line ends, terminal escape sequences, characters that turn the direction of text,
+    and bytes that are not UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def one_line(error: BaseException, longest: int = LONGEST_ERROR) -> str:
+    """Return the message of an error on one line, cut to ``longest`` characters; its class where it has none."""
+    text = printable(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # os.fsdecode's stand-in for one undecodable byte
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

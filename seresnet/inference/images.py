@@ -1,0 +1,118 @@
+"""From what a user hands over as images to preprocessed batches, in order, with the reason for each that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from os import PathLike, fsdecode
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from seresnet.data.dataset import StoredImage
+from seresnet.data.decode import decode
+from seresnet.data.parallel import batched, default_workers, ordered_map
+from seresnet.data.paths import expand
+from seresnet.data.preprocess import Preprocess
+from seresnet.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    pass
+
+
+Batch = NDArray[np.float32]
+SOURCES = "a path, folder, glob or list of them, bytes, a file object, a Pillow image, an array or a tensor"
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """One decoded image, cropped to the size that a network takes, or the reason why there is none."""
+
+    path: str | None
+    pixels: NDArray[np.uint8] | None = None  # (H, W, C)
+    error: str | None = None
+
+
+def read_images(
+    sources: Iterable[Any], preprocess: Preprocess, batch_size: int, workers: int | None = None
+) -> Iterator[list[ReadImage]]:
+    """Decode and crop images in threads, up to two batches ahead of the one that is handed out.
+
+    - `sources`: paths, image bytes, open files, Pillow images, arrays (H, W, C) or tensors (C, H, W).
+    - `workers`: threads, 0 or more; None takes one per core.
+    """
+    threads = default_workers() if workers is None else at_least(0, "workers", workers)
+
+    def read(source: Any) -> ReadImage:
+        path = path_of(source)
+        try:
+            return ReadImage(path, preprocess.pixels(decode(as_array(source))))
+        except ImageError as error:
+            return ReadImage(path, error=str(error))
+        except MemoryError:
+            return ReadImage(path, error="not enough memory to decode it")
+
+    return batched(ordered_map(read, sources, threads, ahead=2 * batch_size), batch_size)
+
+
+def to_batch(images: Iterable[ReadImage], preprocess: Preprocess) -> Batch:
+    """Return the normalised batch, float32 (N, C, H, W), of those images that could be read."""
+    channels, height, width = preprocess.input_size
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    stacked = np.stack(pixels) if pixels else np.empty((0, height, width, channels), np.uint8)
+    return preprocess.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
+
+
+def each_source(sources: Any) -> Iterator[Any]:
+    """Yield every image of what a user handed over: one of them or an iterable, folders and globs expanded.
+
+    Raises ConfigError for what holds no images by its type.
+    """
+    for source in one_or_many(sources):
+        if isinstance(source, str | PathLike):
+            yield from expand([fsdecode(source)])
+        else:
+            yield source
+
+
+def one_or_many(sources: Any) -> Iterable[Any]:
+    """Return an iterable of sources, also for a single one. Raises ConfigError for what holds no images by its type."""
+    if isinstance(sources, np.ndarray) or is_tensor(sources):
+        return sources if sources.ndim == 4 else [sources]
+    if isinstance(sources, str | PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(sources, "read"):
+        return [sources]
+    if isinstance(sources, Iterable) and not isinstance(sources, dict):
+        return sources
+    raise ConfigError(f"no images can be read from {type(sources).__name__}: give {SOURCES}")
+
+
+def is_tensor(value: Any) -> bool:
+    """Return whether a value is a torch tensor, without an import of torch."""
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
+def as_array(source: Any) -> Any:
+    """Return a tensor (C, H, W) or (H, W) as an array (H, W, C) or (H, W); anything else as it is."""
+    if not is_tensor(source):
+        return source
+    if source.ndim == 2:
+        return source.detach().cpu().numpy()
+    if source.ndim != 3 or source.shape[0] not in (1, 3, 4):
+        raise ImageError(f"tensor of shape {tuple(source.shape)}: give (3, H, W) or (1, H, W)")
+    return source.detach().cpu().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+
+
+def path_of(source: Any) -> str | None:
+    """Return where an image lies; None for one from memory."""
+    if isinstance(source, str | PathLike):
+        return fsdecode(source)
+    return str(source) if isinstance(source, StoredImage) else None
+
+
+def at_least(least: int, name: str, value: int) -> int:
+    """Return a setting, or raise ConfigError where it is not a whole number from ``least`` on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number, {least} or more, not {value!r}")
+    return value
