@@ -18,16 +18,16 @@ def bundle(model: Path, test: Path, name: str, data: str) -> dict[str, object]:
     """Write the package's copy of ``model`` and return what was measured, in per cent."""
     evaluation = seresnet.evaluate(seresnet.load(model, precision="float32"), test)
     if evaluation.unreadable:
-        sys.exit(f"{len(evaluation.unreadable)} test images could not be read; mend them first")
+        sys.exit(f"{len(evaluation.unreadable)} test images could not be read; fix them first")
     network = seresnet.create_model(model, pretrained=True)
     network.pretrained_cfg["tag"] = name.partition(".")[2]
     directory = seresnet.save(network, BUNDLED / name)
     measured = {
         "data": data,
         "images": len(evaluation.results),
-        "top1": round(100 * evaluation.top1, 3),
-        "top5": round(100 * evaluation.top5, 3),
-        "expected_calibration_error": round(100 * evaluation.ece, 3),
+        "top1": round(100 * evaluation.metrics.top1, 3),
+        "top5": round(100 * evaluation.metrics.top5, 3),
+        "expected_calibration_error": round(100 * evaluation.metrics.ece, 3),
         "precision": "float32",
     }
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

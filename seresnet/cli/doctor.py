@@ -31,7 +31,20 @@ CPU_FEATURES = (
     "bf16",
 )
 
-CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich", "openvino")
+CORE = (
+    "torch",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "huggingface_hub",
+    "httpx2",
+    "filelock",
+    "platformdirs",
+    "pyyaml",
+    "cyclopts",
+    "rich",
+    "openvino",
+)
 
 Fact = tuple[str, str, bool | None]  # what, its value, whether it is as it should be; None: not there, and no fault
 MARKS = {True: ("  ✓ ", "green"), None: ("  - ", "dim"), False: ("  ✗ ", "bold red")}
@@ -129,16 +142,36 @@ def weights() -> Iterator[Fact]:
     """Yield where weights are kept and come from, and each bundled one after loading it and running it once."""
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE)
-    there = cache if cache.is_dir() else next(parent for parent in cache.parents if parent.is_dir())
-    writable = os.access(there, os.W_OK)
-    free = f"{_size(shutil.disk_usage(there).free)} free"
-    where = free if writable else "cannot be written to: set HF_HOME to another place"
-    yield "downloads to", f"{cache} ({where})", writable
+    from seresnet.weights.fetch import mirror, torch_hub, weights_folder
+
+    try:
+        yield _place("release files to", weights_folder(), "SERESNET_CACHE")
+        given = mirror()
+        if given is not None:
+            there = isinstance(given, str) or given.is_dir()
+            yield "weights mirror", str(given) if there else f"{given}: no such folder (SERESNET_WEIGHTS_MIRROR)", there
+    except SeresnetError as error:
+        yield "release files to", str(error), False
+    if (torch_hub() / "checkpoints").is_dir():
+        yield "torch.hub's files", str(torch_hub() / "checkpoints"), True
+    yield _place("Hub repositories to", Path(constants.HF_HUB_CACHE), "HF_HOME")
     source = "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
-    yield "downloads from", source, True
+    yield "Hub", source, True
+    yield "sources", "run `seresnet models --check-sources` to see whether they answer", None
     yield from bundled()
     yield converted()
+
+
+def _place(what: str, folder: Path, variable: str) -> Fact:
+    """Return a folder for downloads, the space that is free, and whether it can be written to."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    writable = os.access(there, os.W_OK)
+    free = f"{_size(shutil.disk_usage(there).free)} free"
+    return (
+        what,
+        f"{folder} ({free if writable else f'cannot be written to: set {variable} to another place'})",
+        writable,
+    )
 
 
 def bundled() -> Iterator[Fact]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import platformdirs
+from filelock import FileLock, Timeout
+
 from seresnet.errors import ConfigError, DiskFullError
+
+log = logging.getLogger("seresnet")
 
 FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
@@ -118,14 +123,28 @@ def flush_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path | None:
-    """Return ``$SERESNET_CACHE``, or this platform's place for caches; None where a user has no home."""
+    """Return ``$SERESNET_CACHE``, or the platform's folder for caches; None where a user has no home."""
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
     try:
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "seresnet" / "cache"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "seresnet"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seresnet"
+        folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
     except RuntimeError:
         return None
+    return folder if folder.is_absolute() else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
+    """Hold the lock of the file ``path``, which is created; ``waiting`` is logged where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting:
+            log.warning("%s", waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

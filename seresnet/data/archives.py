@@ -7,7 +7,6 @@ of photographs would hold ends it, and nothing is left behind.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import lzma
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from seresnet.common.files import cache_folder
+from seresnet.common.files import cache_folder, locked
 from seresnet.data.dataset import SPLITS
 from seresnet.errors import DataError
 
@@ -57,7 +56,7 @@ def unpacked(archive: Path) -> Path:
     folder = root / f"{_plain(archive.name)}-{hashlib.sha256(os.fsencode(facts)).hexdigest()[:16]}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder.with_name(f".{folder.name}.lock")):
             if not folder.is_dir():
                 log.info("unpacking %s into %s, once", archive, folder)
                 _unpack(archive, folder)
@@ -151,19 +150,6 @@ def _only_folder(folder: Path) -> Path:
     parts = {name for names in SPLITS.values() for name in names}
     alone = len(top) == 1 and top[0].is_dir() and top[0].name not in parts
     return top[0] if alone and any(path.is_dir() for path in top[0].iterdir()) else folder
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time through; on systems without fcntl all go, and the first to finish wins."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _plain(name: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.data.preprocess import Preprocess
-from seresnet.data.rand_augment import rand_augment
+from seresnet.data.rand_augment import RESAMPLES, rand_augment
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class TrainCrop:
     ``rand_augment``: magnitude of `seresnet.data.rand_augment`; ``pixel_noise``: noise of up to that many grey levels,
     drawn for each value of each pixel, as the authors of SENet did (github.com/hujie-frank/SENet, issue 38).
     0 disables either.
+    ``random_interpolation``: resize bilinearly or bicubically, drawn for each image, as timm does in training; else as
+    the evaluation transform does.
     """
 
     kind: Literal["resized", "center"]
@@ -39,6 +41,12 @@ class TrainCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     rand_augment: float = 0.0
     pixel_noise: int = 0
+    random_interpolation: bool = False
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The mean color, 0 to 255 per channel, rounded as timm does."""
+        return tuple(min(255, round(255 * mean)) for mean in self.preprocess.mean)
 
     @property
     def fixed(self) -> bool:
@@ -52,7 +60,7 @@ class TrainCrop:
         pixels = self.cut(image, rng, size or image.size)
         if self.rand_augment:
             channels = pixels.shape[2]
-            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng)
+            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng, self.fill)
             pixels = np.asarray(changed).reshape(*pixels.shape[:2], channels)
         if self.pixel_noise:
             noise = rng.integers(-self.pixel_noise, self.pixel_noise, pixels.shape, np.int16, endpoint=True)
@@ -67,6 +75,8 @@ class TrainCrop:
         channels, height, width = self.preprocess.input_size
         image = image.convert("L") if channels == 1 else image
         resample = Image.Resampling[self.preprocess.interpolation.upper()]
+        if self.random_interpolation:
+            resample = RESAMPLES[int(rng.integers(len(RESAMPLES)))]
         if size == image.size:
             part = image.crop(box).resize((width, height), resample)  # resize(box=) would blend in its surroundings
         else:
@@ -119,7 +129,8 @@ class BatchAugment(nn.Module):
 
     ``pad``: shift by up to that many pixels, zeros moving in (after normalisation zero is the mean colour, as in
     arXiv 1512.03385, section 4.2). ``hflip``: probability of mirroring. ``rotation``: degrees either way.
-    ``random_erasing_prob``: probability of random erasing (arXiv 1708.04896).
+    ``random_erasing_prob``: probability of random erasing, as in timm: a box of 2 % to a third of the area, set to the
+    mean color (arXiv 1708.04896 has up to 40 % and random values).
     """
 
     mean: Tensor
@@ -171,9 +182,9 @@ def shifted(x: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def erased(x: Tensor, uniform: Tensor, probability: float) -> Tensor:
-    """Set a box of 2 to 33 % of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
+    """Set a box of 2 % to 1/3 of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
     height, width = x.shape[1:3]
-    area = height * width * (0.02 + 0.31 * uniform[:, AREA])
+    area = height * width * (0.02 + (1 / 3 - 0.02) * uniform[:, AREA])
     ratio = torch.exp((2 * uniform[:, RATIO] - 1) * math.log(1 / 0.3))
     h, w = (area * ratio).sqrt().round().clamp(1, height), (area / ratio).sqrt().round().clamp(1, width)
     top, left = (uniform[:, TOP] * (height - h + 1)).floor(), (uniform[:, LEFT] * (width - w + 1)).floor()

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from itertools import islice, tee
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from seresnet.data.classes import few, match_classes
 from seresnet.data.dataset import ImageSet, Sample, StoredImage
 from seresnet.data.open_dataset import open_labelled
 from seresnet.errors import ConfigError, DataError
-from seresnet.evaluation.multi_label import MultiLabelEvaluation
-from seresnet.evaluation.result import Evaluation, Published, Result
-from seresnet.evaluation.single_label import SingleLabelEvaluation
+from seresnet.evaluation.result import Evaluation, MultiLabelResult, Published, Result, SingleLabelResult
 from seresnet.inference.classifier import Classifier, exact_precision, load
 from seresnet.inference.prediction import Scored
 from seresnet.metrics.base import Meter
+from seresnet.metrics.multi_label import MultiLabelMeter
+from seresnet.metrics.single_label import SingleLabelMeter
 from seresnet.weights.index import default_entry, entries
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from seresnet.models.resnet import SEResNet
 
 Progress = Callable[[str, str | None], object]  # a path, and the reason where it could not be read
@@ -36,10 +33,10 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Evaluation:
+) -> Evaluation[Any]:
     """Measure a classifier on labelled images, each image once, with its own transform.
 
-    A model of one label an image gives a `SingleLabelEvaluation`, one of several a `MultiLabelEvaluation`.
+    Its metrics are `SingleLabelMetrics` for a model of one label an image, `MultiLabelMetrics` for several.
     ``classifier`` may also be what `seresnet.load` takes; it then runs in float32, or in int8 if it was quantized.
     ``data`` is what `seresnet.data.open_dataset.open_labelled` takes, class folders (``data/<class>/*.jpg``) among
     others; of a data set in parts it is the test part, or else the validation part. Its classes are matched to the
@@ -51,16 +48,16 @@ def evaluate(
     if not clf.labels:
         raise ConfigError("this model has no classifier, so that there is nothing to evaluate")
     folder = data if isinstance(data, ImageSet) else open_labelled(data)
-    kind = _kind(clf, folder)
+    check_same_task(clf, folder)
     indices, notes = match_classes(folder.classes, clf.labels, clf.label_ids)
-    meter = kind.meter(len(clf.labels))
+    meter: Meter = MultiLabelMeter(len(clf.labels)) if clf.multi_label else SingleLabelMeter(len(clf.labels))
     results: list[Result] = []
     unreadable: list[tuple[str, str]] = []
     given, samples = tee(folder.samples)
     for batch in clf.scored((image for image, _ in given), batch_size, workers):
         # The classifier answers in the order of the images, each exactly once.
         rows = list(zip(batch, islice(samples, len(batch)), strict=True))
-        results += _count(kind, meter, rows, indices)
+        results += _count(meter, rows, indices)
         unreadable += [(str(item.path), item.error) for item in batch if item.error is not None]
         if progress is not None:
             for item in batch:
@@ -69,8 +66,8 @@ def evaluate(
         path, reason = unreadable[0]
         raise DataError(f"none of the {len(unreadable)} images can be read, among them {path}: {reason}")
     metrics = meter.compute()
-    return kind(
-        **vars(metrics),
+    return Evaluation(
+        metrics,
         labels=tuple(clf.labels),
         results=tuple(results),
         unreadable=tuple(unreadable),
@@ -80,19 +77,6 @@ def evaluate(
         notes=notes + coverage(clf.labels, set(np.flatnonzero(metrics.support))),
         published=published(clf.model_name, len(clf.labels)),
     )
-
-
-def evaluate_logits(logits: ArrayLike | Tensor, targets: ArrayLike | Tensor, labels: Sequence[str]) -> Evaluation:
-    """Return the evaluation of logits (N, classes), without paths.
-
-    Targets are class indices (N,), or with several labels an image 0 or 1 for each label (N, classes).
-    """
-    known = np.asarray(targets)
-    kind: type[Evaluation] = MultiLabelEvaluation if known.ndim == 2 else SingleLabelEvaluation
-    meter = kind.meter(len(labels))
-    rows = zip(known, *meter.update(logits, known), strict=True)
-    results = tuple(kind.result(None, *row) for row in rows)
-    return kind(**vars(meter.compute()), labels=tuple(labels), results=results)
 
 
 def coverage(labels: Sequence[str], present: Set[int]) -> tuple[str, ...]:
@@ -112,32 +96,31 @@ def published(name: str, num_classes: int) -> Published | None:
     return Published(round(entry.top1 / 100, 7), top5, data)
 
 
-def _kind(clf: Classifier, data: ImageSet) -> type[Evaluation]:
-    """Return what both the model and the data are. Raises DataError where they differ."""
+def check_same_task(clf: Classifier, data: ImageSet) -> None:
+    """Raise DataError where only one of model and data has several labels an image."""
     if clf.multi_label == data.multi_label:
-        return MultiLabelEvaluation if data.multi_label else SingleLabelEvaluation
+        return
     if data.multi_label:
         raise DataError(
-            f"an image of {data} has several labels, and {clf.model_name} tells one: give a model trained on such "
+            f"an image of {data} has several labels, and {clf.model_name} predicts one: give a model trained on such "
             "data, or a list with the column 'label'"
         )
     raise DataError(
-        f"an image of {data} has one label, and {clf.model_name} tells several: give a list with the column "
+        f"an image of {data} has one label, and {clf.model_name} predicts several: give a list with the column "
         "'labels', or a model trained on one label an image"
     )
 
 
-def _count(
-    kind: type[Evaluation], meter: Meter, rows: Sequence[tuple[Scored, Sample]], indices: Sequence[int]
-) -> list[Result]:
-    """Count a batch of images, but for the unreadable ones; return what became of each."""
+def _count(meter: Meter, rows: Sequence[tuple[Scored, Sample]], indices: Sequence[int]) -> list[Result]:
+    """Count the readable images of a batch; return the result of each."""
     good = [(item, item.logits, image, target) for item, (image, target) in rows if item.logits is not None]
     if not good:
         return []
     known = [indices[t] if isinstance(t, int) else tuple(indices[i] for i in t) for *_, t in good]
-    targets = np.asarray(meter.targets(known))
-    said, probabilities = meter.update(np.stack([logits for _, logits, _, _ in good]), targets)
+    targets = meter.targets(known)
+    predicted, probabilities = meter.update(np.stack([logits for _, logits, _, _ in good]), targets)
+    result: type[Result] = MultiLabelResult if isinstance(meter, MultiLabelMeter) else SingleLabelResult
     return [
-        kind.result(item.path, *row, image=image if isinstance(image, StoredImage) and image.lasts else None)
-        for (item, _, image, _), row in zip(good, zip(targets, said, probabilities, strict=True), strict=True)
+        result.of(item.path, *row, image if isinstance(image, StoredImage) and image.lasts else None)
+        for (item, _, image, _), row in zip(good, zip(targets, predicted, probabilities, strict=True), strict=True)
     ]

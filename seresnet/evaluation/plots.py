@@ -1,4 +1,4 @@
-"""The pictures of a report: confusion, reliability, figures of each class, the most confident mistakes."""
+"""The plots of a report: confusion matrix, reliability, metrics of each class, the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -14,53 +14,54 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from seresnet.evaluation.result import Evaluation, Result
-    from seresnet.evaluation.single_label import SingleLabelEvaluation
+    from seresnet.metrics.single_label import SingleLabelMetrics
 
-MATRIX_CLASSES = 40  # more of them, and the commonest mistakes are listed instead
+MATRIX_CLASSES = 40  # more of them, and the most frequent confusions are listed instead
 COUNTED_CLASSES = 20  # more of them, and the cells of the matrix hold no numbers
 LISTED = 30  # rows of a list of classes or mistakes
 TILES, TILE_COLUMNS = 24, 6
 
 
-def draw_confusion(e: SingleLabelEvaluation) -> Figure:
-    """Draw the confusion matrix, each row as shares of its class; of many classes, the commonest mistakes."""
-    shown = np.flatnonzero((e.support > 0) | (e.confusion.sum(axis=0) > 0))
+def draw_confusion(e: Evaluation[SingleLabelMetrics]) -> Figure:
+    """Draw the confusion matrix, each row as fractions of its class; of many classes, the most frequent confusions."""
+    shown = np.flatnonzero((e.metrics.support > 0) | (e.metrics.confusion.sum(axis=0) > 0))
     return _matrix(e, shown) if len(shown) <= MATRIX_CLASSES else _pairs(e)
 
 
-def draw_reliability(e: SingleLabelEvaluation) -> Figure:
-    """Draw accuracy against confidence, bin by bin, and below it how many images have which confidence."""
-    figure = new_figure(6.4, 7.0, f"Reliability: expected calibration error {100 * e.ece:.2f} %")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.25))
-    edges = np.linspace(0, 1, len(e.bin_count) + 1)
-    full = e.bin_count > 0
+def draw_reliability(e: Evaluation[SingleLabelMetrics]) -> Figure:
+    """Draw accuracy against confidence, bin by bin, with the gap hatched, and below it the images in each bin."""
+    m = e.metrics
+    figure = new_figure(6.4, 7.0, f"Reliability: expected calibration error {100 * m.ece:.2f} %")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.5))
+    edges = np.linspace(0, 1, len(m.bin_count) + 1)
+    full = m.bin_count > 0
     left, width = edges[:-1][full], np.diff(edges)[full]
-    accuracy, confidence = e.bin_accuracy[full], e.bin_confidence[full]
+    accuracy, confidence = m.bin_accuracy[full], m.bin_confidence[full]
     upper.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
     for name, gap, color in (("over", confidence - accuracy, RED), ("under", accuracy - confidence, AMBER)):
-        height = np.maximum(gap, 0)
-        bottom = np.minimum(accuracy, confidence)
-        upper.bar(left, height, width, bottom, align="edge", color="white")
-        upper.bar(left, height, width, bottom, align="edge", color=color, alpha=0.5, label=f"{name}confident by")
+        bottom, some = np.minimum(accuracy, confidence), gap > 0
+        style = {"facecolor": "none", "edgecolor": color, "hatch": "////", "linewidth": 0.8}
+        upper.bar(left[some], gap[some], width[some], bottom[some], align="edge", label=f"{name}confidence", **style)
     upper.plot([0, 1], [0, 1], color=INK, lw=1, ls="--", label="perfect calibration")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.legend(frameon=False, loc="upper left")
-    lower.bar(left, e.bin_count[full] / e.n, width, align="edge", color=GREY, edgecolor="white")
-    mean = float((e.bin_confidence * e.bin_count).sum() / e.n)
-    for value, color, name in ((mean, INK, "mean confidence"), (e.top1, BLUE, "accuracy")):
+    bars = lower.bar(left, m.bin_count[full], width, align="edge", color=GREY, edgecolor="white")
+    lower.bar_label(bars, [f"{count:,}" for count in m.bin_count[full]], fontsize=7, color=INK, padding=1)
+    mean = float((m.bin_confidence * m.bin_count).sum() / m.n)
+    for value, color, name in ((mean, INK, "mean confidence"), (m.top1, BLUE, "accuracy")):
         lower.axvline(value, color=color, lw=1.4, ls="--", label=f"{name} {100 * value:.1f} %")
-    lower.set(xlabel="confidence (probability of the top class)", ylabel="share of images")
+    lower.set(xlabel="confidence (probability of the top class)", ylabel="images", ylim=(0, 1.2 * m.bin_count.max()))
     lower.legend(frameon=False, loc="upper left")
     for axes in (upper, lower):
         tidy(axes)
         axes.xaxis.set_major_formatter(_percent)
-        axes.yaxis.set_major_formatter(_percent)
+    upper.yaxis.set_major_formatter(_percent)
     return figure
 
 
-def draw_per_class(e: Evaluation) -> Figure:
+def draw_per_class(e: Evaluation[Any]) -> Figure:
     """Draw the score of each class that has images, the best on top; of many, highest, lowest and a histogram."""
-    present, (name, values, average) = np.flatnonzero(e.support), e.score
+    present, (name, values, average) = np.flatnonzero(e.metrics.support), e.metrics.score
     order = present[np.argsort(values[present], kind="stable")]  # the lowest first
     many = len(order) > MATRIX_CLASSES
     rows = np.concatenate([order[: LISTED // 2], order[-LISTED // 2 :]]) if many else order
@@ -70,9 +71,11 @@ def draw_per_class(e: Evaluation) -> Figure:
     axes = figure.subplots(1, 2, width_ratios=(3, 2)) if many else [figure.subplots()]
     bars = axes[0]
     bars.barh(places, values[rows], color=BLUE, height=0.72)
-    bars.scatter(e.precision[rows], places, marker="|", color=INK, s=70, label="precision", zorder=3, clip_on=False)
     bars.scatter(
-        e.recall[rows],
+        e.metrics.precision[rows], places, marker="|", color=INK, s=70, label="precision", zorder=3, clip_on=False
+    )
+    bars.scatter(
+        e.metrics.recall[rows],
         places,
         marker="o",
         facecolor="white",
@@ -87,7 +90,7 @@ def draw_per_class(e: Evaluation) -> Figure:
     bars.set(
         xlim=(0, 1), xlabel=f"{name} of the {half} highest and {half} lowest of {len(order)} classes" if many else name
     )
-    names = [f"{_short(e.labels[i])} ({e.support[i]:,})" for i in rows]
+    names = [f"{_short(e.labels[i])} ({e.metrics.support[i]:,})" for i in rows]
     bars.set_yticks(places, names, fontsize=8, parse_math=False)
     bars.set_ylim(-0.6, places[-1] + 0.6)
     bars.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
@@ -102,13 +105,13 @@ def draw_per_class(e: Evaluation) -> Figure:
     return figure
 
 
-def draw_mistakes(e: Evaluation) -> Figure | None:
+def draw_mistakes(e: Evaluation[Any]) -> Figure | None:
     """Draw the most confident mistakes as thumbnails; None where there are none, or no image files."""
     tiles, mistakes = [], e.mistakes()
-    for result in mistakes:
+    for result, mistake in mistakes:
         picture = _thumbnail(result)
         if picture is not None:
-            tiles.append((result, picture))
+            tiles.append((mistake, picture))
         if len(tiles) == TILES:
             break
     if not tiles:
@@ -117,16 +120,15 @@ def draw_mistakes(e: Evaluation) -> Figure | None:
     rows = ceil(len(tiles) / columns)
     some = len(mistakes) > len(tiles)
     which = f"The {len(tiles)} most confident of {len(mistakes):,} mistakes" if some else "All mistakes"
-    figure = new_figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; in red, what the model said")
+    figure = new_figure(1.95 * columns, 0.5 + 2.6 * rows, f"{which}; predicted class in red")
     figure.set_layout_engine("constrained", hspace=0.12)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
-    for axes, (result, picture) in zip(figure.axes, tiles, strict=False):
+    for axes, (mistake, picture) in zip(figure.axes, tiles, strict=False):
         axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 96 else "antialiased")
-        verdict = e.verdict(result)
-        text = f"{_short(verdict.said, 17)} {100 * verdict.confidence:.1f} %"
+        text = f"{_short(mistake.predicted, 17)} ({100 * mistake.confidence:.1f} %)"
         axes.set_title(text, fontsize=8.5, color=RED, pad=3, parse_math=False)
-        caption = f"is {_short(verdict.truth, 19)}"
+        caption = f"true: {_short(mistake.true, 18)}"
         axes.text(
             0.5,
             -0.04,
@@ -141,13 +143,15 @@ def draw_mistakes(e: Evaluation) -> Figure | None:
     return figure
 
 
-def _matrix(e: SingleLabelEvaluation, shown: Any) -> Figure:
+def _matrix(e: Evaluation[SingleLabelMetrics], shown: Any) -> Figure:
     """Draw the matrix of the classes ``shown``."""
-    counts = e.confusion[np.ix_(shown, shown)]
+    counts = e.metrics.confusion[np.ix_(shown, shown)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cell = 0.52 if len(shown) <= COUNTED_CLASSES else 0.27
     size = max(4.4, cell * len(shown) + 2.2)
-    figure = new_figure(size + 0.6, size - 0.3, f"Confusion: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images")
+    figure = new_figure(
+        size + 0.6, size - 0.3, f"Confusion: top-1 accuracy {100 * e.metrics.top1:.2f} % of {e.metrics.n:,} images"
+    )
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [_short(e.labels[i]) for i in shown]
@@ -156,7 +160,7 @@ def _matrix(e: SingleLabelEvaluation, shown: Any) -> Figure:
         range(len(shown)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=fontsize, parse_math=False
     )
     axes.set_yticks(range(len(shown)), names, fontsize=fontsize, parse_math=False)
-    axes.set(xlabel="taken for", ylabel="class")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(np.arange(len(shown) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1)
@@ -167,21 +171,21 @@ def _matrix(e: SingleLabelEvaluation, shown: Any) -> Figure:
             if count:
                 color = "white" if shares[i, j] > 0.5 else INK
                 axes.text(j, i, f"{count:,}", ha="center", va="center", fontsize=7.5, color=color)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the class", format=_percent)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="fraction of the class", format=_percent)
     return figure
 
 
-def _pairs(e: SingleLabelEvaluation) -> Figure:
-    """Draw the commonest mistakes as bars."""
-    pairs = e.most_confused(LISTED)[::-1]
-    title = f"The commonest mistakes: top-1 accuracy {100 * e.top1:.2f} % of {e.n:,} images"
+def _pairs(e: Evaluation[SingleLabelMetrics]) -> Figure:
+    """Draw the most frequent confusions as bars."""
+    pairs = e.metrics.most_confused(LISTED)[::-1]
+    title = f"Most frequent confusions: top-1 accuracy {100 * e.metrics.top1:.2f} % of {e.metrics.n:,} images"
     figure = new_figure(8.6, 1.6 + 0.27 * max(len(pairs), 4), title)
     axes, counts = figure.subplots(), [count for *_, count in pairs]
     axes.barh(range(len(pairs)), counts, color=BLUE, height=0.72)
     names = [f"{_short(e.labels[i])} → {_short(e.labels[j])}" for i, j, _ in pairs]
     axes.set_yticks(range(len(pairs)), names, fontsize=8, parse_math=False)
     for place, (i, _, count) in enumerate(pairs):
-        note = f"{count:,} of {e.support[i]:,} ({_percent(count / e.support[i])})"
+        note = f"{count:,} of {e.metrics.support[i]:,} ({_percent(count / e.metrics.support[i])})"
         axes.annotate(note, (count, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set(xlabel="images", xlim=(0, 1.25 * max(counts, default=1)), ylim=(-0.6, len(pairs) - 0.4))
     axes.locator_params(axis="x", integer=True)

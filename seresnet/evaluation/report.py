@@ -1,4 +1,4 @@
-"""The report of an evaluation: a folder with figures (JSON), tables (CSV) and pictures (PNG)."""
+"""The report of an evaluation: a folder with metrics (JSON), tables (CSV) and plots (PNG)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seresnet.common.files import atomic_file, check_report_folder, write_text
-from seresnet.evaluation.multi_label import MultiLabelEvaluation
 from seresnet.evaluation.plots import draw_confusion, draw_mistakes, draw_per_class, draw_reliability
 from seresnet.evaluation.result import Evaluation
-from seresnet.evaluation.single_label import SingleLabelEvaluation
+from seresnet.metrics.base import Metrics
+from seresnet.metrics.multi_label import MultiLabelMetrics
+from seresnet.metrics.single_label import SingleLabelMetrics
 
 
-def write_report(evaluation: Evaluation, folder: Path, exist_ok: bool = False) -> Path:
+def write_report(evaluation: Evaluation[Any], folder: Path, exist_ok: bool = False) -> Path:
     """Write the files of a report into ``folder`` and return it; each file is whole or not there.
 
-    ``metrics.json`` holds the figures, ``per_class.csv`` one row a class, ``predictions.csv`` one row an image. With
-    one label an image, ``confusion.csv`` counts by class (rows) and what it was taken for (columns). Pictures:
+    ``metrics.json`` holds the metrics, ``per_class.csv`` one row a class, ``predictions.csv`` one row an image. With
+    one label an image, ``confusion.csv`` counts by true class (rows) and predicted class (columns). Pictures:
     ``per_class.png``; where there are image files and mistakes, ``mistakes.png``; and with one label an image
-    ``confusion.png`` (of many classes the commonest mistakes) and ``reliability.png``. Raises ConfigError as
+    ``confusion.png`` (of many classes the most frequent confusions) and ``reliability.png``. Raises ConfigError as
     `check_report_folder` does, and where matplotlib is missing.
     """
     check_report_folder(folder, exist_ok)
-    contents = CONTENTS[type(evaluation)]
+    contents = CONTENTS[type(evaluation.metrics)]
     write_text(folder / "metrics.json", json.dumps(evaluation.summary(), indent=2, allow_nan=False) + "\n")
     for name, table in contents.tables.items():
         write_text(folder / name, table(evaluation))
@@ -47,23 +48,24 @@ def write_report(evaluation: Evaluation, folder: Path, exist_ok: bool = False) -
     return folder
 
 
-def _per_class(e: Evaluation) -> str:
-    """Return a row a class; one without images has no shares."""
-    shares = e.by_class()
+def _per_class(e: Evaluation[Any]) -> str:
+    """Return a row for each class; the metrics of one without images are empty."""
+    metrics = e.metrics.per_class()
     rows = (
-        [label, *(f"{share.values[i]:.6g}" if images else "" for share in shares), images]
-        for i, (label, images) in enumerate(zip(e.labels, e.support.tolist(), strict=True))
+        [label, *(f"{metric.values[i]:.6g}" if images else "" for metric in metrics), images]
+        for i, (label, images) in enumerate(zip(e.labels, e.metrics.support.tolist(), strict=True))
     )
-    return _csv(["class", *(share.key for share in shares), "images"], rows)
+    return _csv(["class", *(metric.key for metric in metrics), "images"], rows)
 
 
-def _confusion(e: SingleLabelEvaluation) -> str:
-    rows = ([label, *counts] for label, counts in zip(e.labels, e.confusion.tolist(), strict=True))
-    return _csv(["class \\ taken for", *e.labels], rows)
+def _confusion(e: Evaluation[SingleLabelMetrics]) -> str:
+    rows = ([label, *counts] for label, counts in zip(e.labels, e.metrics.confusion.tolist(), strict=True))
+    return _csv(["true \\ predicted", *e.labels], rows)
 
 
-def _predictions(e: Evaluation) -> str:
-    return _csv(*e.predictions())
+def _predictions(e: Evaluation[Any]) -> str:
+    header = e.results[0].COLUMNS if e.results else ()
+    return _csv(header, (result.row(e.labels) for result in e.results))
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -84,9 +86,9 @@ class Contents(NamedTuple):
 _TABLES = {"per_class.csv": _per_class, "predictions.csv": _predictions}
 _PICTURES = {"per_class.png": draw_per_class, "mistakes.png": draw_mistakes}
 
-CONTENTS: dict[type[Evaluation], Contents] = {
-    MultiLabelEvaluation: Contents(_TABLES, _PICTURES),
-    SingleLabelEvaluation: Contents(
+CONTENTS: dict[type[Metrics], Contents] = {
+    MultiLabelMetrics: Contents(_TABLES, _PICTURES),
+    SingleLabelMetrics: Contents(
         {**_TABLES, "confusion.csv": _confusion},
         {"confusion.png": draw_confusion, "reliability.png": draw_reliability, **_PICTURES},
     ),

@@ -1,142 +1,156 @@
-"""An evaluation: figures, where they come from, and what reports and tables ask of both kinds of classifier."""
+"""An evaluation: its metrics, the result of each image, and where they come from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+import numpy as np
 
 from seresnet.data.dataset import StoredImage
-from seresnet.metrics.base import Floats, Meter, Metrics
+from seresnet.metrics.base import Metrics
+
+M = TypeVar("M", bound=Metrics, covariant=True)
 
 
 @dataclass(frozen=True)
 class Published:
-    """Accuracies that were published of named weights, between 0 and 1, and on what."""
+    """Published accuracies of named weights, between 0 and 1, and the data they were measured on."""
 
     top1: float
     top5: float | None
     data: str
 
 
-@dataclass(frozen=True)
-class Result(ABC):
-    """What the model said about one image.
+class Mistake(NamedTuple):
+    """A wrong prediction in words: what was predicted, its probability, and what is true."""
 
-    ``image`` is where its bytes are, if ``path`` is no file and they can be read again.
+    predicted: str
+    confidence: float
+    true: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result(ABC):
+    """The prediction for one image.
+
+    ``image`` says where its bytes are, if ``path`` is not a file and they can be read again.
     """
 
     path: str | None
     image: StoredImage | None = field(default=None, kw_only=True)
 
-    @property
+    COLUMNS: ClassVar[tuple[str, ...]]  # of predictions.csv
+
+    @classmethod
     @abstractmethod
-    def mistake(self) -> tuple[int, float] | None:
-        """The class that the model was most sure and wrong about, and how sure; None where all is right."""
-
-
-class Headline(NamedTuple):
-    """One of the figures that people look at first."""
-
-    name: str
-    share: float
-    published: float | None = None
-
-
-class ByClass(NamedTuple):
-    """A share of each class: its name in files and for people, and the values by class index."""
-
-    key: str
-    name: str
-    values: Floats
-
-
-class Score(NamedTuple):
-    """The share that classes are ranked by, with its average over those that have images."""
-
-    name: str
-    values: Floats
-    average: float
-
-
-class Verdict(NamedTuple):
-    """A mistake in words: what the model said, how sure it was, and what is true."""
-
-    said: str
-    confidence: float
-    truth: str
-
-
-@dataclass(frozen=True)
-class Evaluation(Metrics, ABC):
-    """`Metrics`, with where they come from: the result of each image, and the images that could not be read."""
-
-    labels: tuple[str, ...] = ()  # by class index
-    results: tuple[Any, ...] = ()  # a `Result` for each image
-    unreadable: tuple[tuple[str, str], ...] = ()  # path, reason; not in the metrics
-    model: str = ""
-    engine: str = ""  # what computed, and in which precision
-    data: str = ""
-    notes: tuple[str, ...] = ()  # what a reader of the figures has to know
-    published: Published | None = None  # what others reported of these weights
-
-    meter: ClassVar[type[Meter]]
-
-    @staticmethod
-    @abstractmethod
-    def result(path: str | None, target: Any, said: Any, probability: Any, image: StoredImage | None = None) -> Result:
+    def of(cls, path: str | None, target: Any, predicted: Any, probability: Any, image: StoredImage | None) -> Self:
         """Return the result of an image from its rows of what `Meter.update` took and returned."""
 
     @abstractmethod
-    def figures(self) -> dict[str, float]:
-        """Return the figures of ``metrics.json`` that are this kind's own."""
+    def mistake(self, labels: Sequence[str]) -> Mistake | None:
+        """Return the most confident wrong prediction, or None where all is right."""
 
     @abstractmethod
-    def headline(self) -> list[Headline]:
-        """Return the figures that people look at first."""
+    def row(self, labels: Sequence[str]) -> list[str]:
+        """Return the cells of ``predictions.csv``."""
 
-    @property
-    @abstractmethod
-    def score(self) -> Score:
-        """The share that classes are ranked by."""
 
-    @abstractmethod
-    def verdict(self, result: Any) -> Verdict:
-        """Return the mistake of a result in words."""
+@dataclass(frozen=True, slots=True)
+class SingleLabelResult(Result):
+    """The prediction for one image of one class: class indices, and the probability of ``top1``."""
 
-    @abstractmethod
-    def commonest_mistakes(self, count: int) -> list[tuple[str, int, int]]:
-        """Return up to ``count`` kinds of mistake as (which, images, of how many), the commonest first."""
+    target: int
+    top1: int
+    probability: float
 
-    @abstractmethod
-    def predictions(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
-        """Return the header and the rows of ``predictions.csv``."""
+    COLUMNS = ("path", "target", "top1", "probability")
 
-    def by_class(self) -> list[ByClass]:
-        """Return the shares of each class."""
-        return [
-            ByClass("precision", "precision", self.precision),
-            ByClass("recall", "recall", self.recall),
-            ByClass("f1", "F1", self.f1),
-        ]
+    @classmethod
+    def of(cls, path: str | None, target: Any, predicted: Any, probability: Any, image: StoredImage | None) -> Self:
+        """Return the result of an image from its class index, the top class and its probability."""
+        return cls(path, int(target), int(predicted), float(probability), image=image)
 
-    def mistakes(self) -> list[Any]:
-        """Return the results that are wrong, the most confident first."""
-        wrong = [(result.mistake[1], result) for result in self.results if result.mistake is not None]
-        return [result for _, result in sorted(wrong, key=lambda pair: -pair[0])]
+    def mistake(self, labels: Sequence[str]) -> Mistake | None:
+        """Return the predicted class, its probability and the image's own class, or None where these are the same."""
+        if self.top1 == self.target:
+            return None
+        return Mistake(labels[self.top1], self.probability, labels[self.target])
+
+    def row(self, labels: Sequence[str]) -> list[str]:
+        """Return the image's class, the predicted class and its probability."""
+        return [self.path or "", labels[self.target], labels[self.top1], f"{self.probability:.6g}"]
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelResult(Result):
+    """The prediction for one image of several labels: class indices, and the probabilities of both kinds of them."""
+
+    targets: tuple[int, ...]
+    predicted: tuple[int, ...]
+    probabilities: Mapping[int, float]
+
+    COLUMNS = ("path", "targets", "predicted", "probabilities")
+
+    @classmethod
+    def of(cls, path: str | None, target: Any, predicted: Any, probability: Any, image: StoredImage | None) -> Self:
+        """Return the result of an image from its labels, the predicted ones, and all probabilities, (num_classes,)."""
+        targets, above = (tuple(np.flatnonzero(row).tolist()) for row in (target, predicted))
+        kept = {i: float(probability[i]) for i in sorted({*targets, *above})}
+        return cls(path, targets, above, kept, image=image)
+
+    def mistake(self, labels: Sequence[str]) -> Mistake | None:
+        """Return the most confident false positive or false negative ("no ..."), with the image's own labels."""
+        confidence = {i: self.probabilities[i] for i in self.predicted if i not in self.targets}
+        confidence |= {i: 1 - self.probabilities[i] for i in self.targets if i not in self.predicted}
+        if not confidence:
+            return None
+        worst = max(sorted(confidence), key=confidence.__getitem__)
+        predicted = labels[worst] if worst in self.predicted else f"no {labels[worst]}"
+        return Mistake(predicted, confidence[worst], ", ".join(labels[i] for i in self.targets) or "none of them")
+
+    def row(self, labels: Sequence[str]) -> list[str]:
+        """Return the image's labels, the predicted ones and their probabilities, each separated by ``;``."""
+        names = [";".join(labels[i] for i in indices) for indices in (self.targets, self.predicted)]
+        return [self.path or "", *names, ";".join(f"{self.probabilities[i]:.6g}" for i in self.predicted)]
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[M]):
+    """The evaluation of a model on a data set.
+
+    ``results`` has one entry for each image that could be read; ``unreadable`` pairs of path and reason for the
+    others, which no metric counts. ``notes`` say what a reader of the metrics has to know.
+    """
+
+    metrics: M
+    labels: tuple[str, ...]  # by class index
+    results: tuple[Result, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    model: str = ""
+    engine: str = ""  # and its precision
+    data: str = ""
+    notes: tuple[str, ...] = ()
+    published: Published | None = None
+
+    def mistakes(self) -> list[tuple[Result, Mistake]]:
+        """Return the images with a wrong prediction, the most confident first."""
+        found = [(result, mistake) for result in self.results if (mistake := result.mistake(self.labels)) is not None]
+        return sorted(found, key=lambda pair: -pair[1].confidence)
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as plain values, in the shape of ``metrics.json``; seven digits, as float32 has."""
+        """Return the metrics as plain values, in the shape of ``metrics.json``; seven digits, as float32 has."""
         values = {
             "model": self.model,
             "engine": self.engine,
             "data": self.data,
-            "images": self.n,
+            "images": self.metrics.n,
             "unreadable": len(self.unreadable),
             "classes": len(self.labels),
-            "classes_with_images": int((self.support > 0).sum()),
-            **self.figures(),
+            "classes_with_images": int((self.metrics.support > 0).sum()),
+            **self.metrics.summary(),
             "published": None if self.published is None else vars(self.published),
             "notes": list(self.notes),
             "unreadable_images": [{"path": path, "reason": reason} for path, reason in self.unreadable],

@@ -1,31 +1,63 @@
-"""What the figures of both kinds of classifier share, one label an image or several; torchmetrics counts."""
+"""What the metrics of both kinds of classifier share: one label an image, or several."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seresnet.data.dataset import Target
-from seresnet.errors import ConfigError, DataError, WeightsError
+from seresnet.errors import DataError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Headline(NamedTuple):
+    """One of the metrics that people look at first; ``key`` is its name in ``metrics.json``."""
+
+    key: str
+    name: str
+    value: float
+
+
+class ClassMetric(NamedTuple):
+    """A metric of each class: its name in files and for people, and its values by class index."""
+
+    key: str
+    name: str
+    values: Floats
+
+
+class Score(NamedTuple):
+    """The metric that classes are ranked by, with its average over the classes that have images."""
+
+    name: str
+    values: Floats
+    average: float
+
+
+class Confusion(NamedTuple):
+    """A kind of error: what was confused, in how many images, out of how many."""
+
+    name: str
+    images: int
+    total: int
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """What ``n`` images with known labels say about a classifier. Shares are between 0 and 1.
+class Metrics(ABC):
+    """Metrics of a classifier over ``n`` images with known labels. Rates lie between 0 and 1.
 
-    ``precision``, ``recall``, ``f1`` and ``support``, the number of images, are by class index; a share whose divisor
+    ``precision``, ``recall``, ``f1`` and ``support`` (the number of images) are by class index; a rate whose divisor
     is zero is 0. The macro averages are over the classes that have images. ``nll`` is the mean negative log likelihood
     in nats.
     """
@@ -40,6 +72,31 @@ class Metrics:
     f1: Floats
     support: Ints
 
+    @abstractmethod
+    def summary(self) -> dict[str, float]:
+        """Return the scalar metrics by their names in ``metrics.json``."""
+
+    @abstractmethod
+    def headline(self) -> list[Headline]:
+        """Return the metrics that people look at first."""
+
+    @property
+    @abstractmethod
+    def score(self) -> Score:
+        """The metric that classes are ranked by."""
+
+    @abstractmethod
+    def most_frequent_confusions(self, labels: Sequence[str], count: int) -> list[Confusion]:
+        """Return up to ``count`` kinds of error, the most frequent first."""
+
+    def per_class(self) -> list[ClassMetric]:
+        """Return the metrics of each class."""
+        return [
+            ClassMetric("precision", "precision", self.precision),
+            ClassMetric("recall", "recall", self.recall),
+            ClassMetric("f1", "F1", self.f1),
+        ]
+
 
 class Meter(ABC):
     """Collect logits batch by batch, and compute `Metrics` at the end."""
@@ -48,12 +105,12 @@ class Meter(ABC):
         self.num_classes = num_classes
 
     @abstractmethod
-    def targets(self, labels: Sequence[Target]) -> ArrayLike:
-        """Return what `update` takes for the labels of images, as class indices."""
+    def targets(self, labels: Sequence[Target]) -> NDArray[Any]:
+        """Return what `update` takes for the labels of images, given as class indices."""
 
     @abstractmethod
     def update(self, logits: ArrayLike | Tensor, targets: ArrayLike | Tensor) -> tuple[NDArray[Any], Floats]:
-        """Count logits (N, num_classes) with their targets; return what the model says of each image, how probably.
+        """Count logits (N, num_classes) with their targets; return what is predicted for each image, and how probably.
 
         Raises WeightsError for logits that are not finite, DataError for targets that do not fit.
         """
@@ -62,81 +119,30 @@ class Meter(ABC):
     def compute(self) -> Metrics:
         """Return the metrics of everything counted so far. Raises DataError where that is nothing."""
 
-    def _tensors(self, logits: ArrayLike | Tensor, targets: ArrayLike | Tensor, *each: int) -> tuple[Tensor, Tensor]:
+    def _arrays(self, logits: ArrayLike | Tensor, targets: ArrayLike | Tensor, *each: int) -> tuple[Floats, Ints]:
         """Return logits in float64 and targets in int64, of which an image has a row of the shape ``each``."""
-        import torch
-
-        scores = torch.as_tensor(logits).detach().cpu().double()
-        given = torch.as_tensor(targets).detach().cpu().long()
+        scores, given = _array(logits).astype(np.float64), _array(targets).astype(np.int64)
         if scores.ndim != 2 or scores.shape[1] != self.num_classes or given.shape != (len(scores), *each):
-            shapes = f"logits {tuple(scores.shape)}, targets {tuple(given.shape)}"
             expected = f"(N, {self.num_classes}) and (N,{''.join(f' {size}' for size in each)})"
-            raise DataError(f"{shapes}: expected {expected}")
-        if not scores.isfinite().all():
+            raise DataError(f"logits {scores.shape}, targets {given.shape}: expected {expected}")
+        if not np.isfinite(scores).all():
             raise WeightsError(
                 "the model's logits are not finite numbers: its weights are damaged, or it needs precision float32"
             )
         return scores, given
 
 
-def by_class(found: dict[str, NDArray[Any]], support: Ints) -> dict[str, Any]:
-    """Return the fields of `Metrics` that are by class, with their averages, from torchmetrics' arrays."""
-    shares = {name: found[name].astype(np.float64).reshape(-1) for name in ("precision", "recall", "f1")}
-    averages = {f"macro_{name}": float(values[support > 0].mean()) for name, values in shares.items()}
-    return {**shares, **averages, "support": support}
+def _array(values: ArrayLike | Tensor) -> NDArray[Any]:
+    """Return an array of anything array-like, or of a tensor of any dtype on any device."""
+    detach = getattr(values, "detach", None)
+    return np.asarray(values if detach is None else detach().cpu().double().numpy())
 
 
-def double() -> Any:
-    """Return torch's type of 64-bit numbers."""
-    import torch
-
-    return torch.float64
-
-
-def torchmetrics_parts() -> Any:
-    """Import torchmetrics, or say in one line what to do; return a namespace of what is needed."""
-    try:
-        with _tolerant_of_torchvision():
-            import torchmetrics
-            import torchmetrics.classification as classification
-    except ModuleNotFoundError as error:
-        raise ConfigError(f'{error.name} is not installed: run pip install "seresnet[train]"') from error
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"torchmetrics cannot be imported ({reason}): mend or uninstall what it names") from error
-    return _Namespace(torchmetrics, classification)
-
-
-class _Namespace:
-    """Attributes of several modules."""
-
-    def __init__(self, *modules: Any) -> None:
-        self._modules = modules
-
-    def __getattr__(self, name: str) -> Any:
-        return next(getattr(module, name) for module in self._modules if hasattr(module, name))
-
-
-@contextmanager
-def _tolerant_of_torchvision() -> Iterator[None]:
-    """Let torchvision be imported where its compiled operators are missing.
-
-    torchmetrics imports torchvision wherever it is installed. A torchvision that was built for another torch (for
-    CUDA, beside a CPU-only torch) fails at registering shapes of operators that it could not define; nothing here
-    needs them. Operators that are there are registered as ever.
-    """
-    import torch
-
-    register = torch.library.register_fake
-
-    def tolerant(op: Any, *args: Any, **kwargs: Any) -> Any:
-        library, _, name = op.partition("::") if isinstance(op, str) else ("", "", "")
-        if library == "torchvision" and not hasattr(torch.ops.torchvision, name.partition(".")[0]):
-            return lambda function: function
-        return register(op, *args, **kwargs)
-
-    torch.library.register_fake = tolerant
-    try:
-        yield
-    finally:
-        torch.library.register_fake = register
+def rates(true_positive: Ints, predicted: Ints, support: Ints) -> dict[str, Any]:
+    """Return precision, recall and F1 by class, their macro averages over classes with images, and ``support``."""
+    precision = true_positive / np.maximum(predicted, 1)
+    recall = true_positive / np.maximum(support, 1)
+    f1 = 2 * true_positive / np.maximum(predicted + support, 1)
+    values = {"precision": precision, "recall": recall, "f1": f1}
+    averages = {f"macro_{name}": float(value[support > 0].mean()) for name, value in values.items()}
+    return {**values, **averages, "support": support}

@@ -58,6 +58,7 @@ class TrainConfig:
     crop_pct: Annotated[float, Field(ge=0.1, le=1)] | None = None  # of the evaluation's centre crop
     crop: Literal["resized", "center"] = "resized"
     crop_scale: FractionRange = (0.08, 1.0)
+    random_interpolation: bool = False  # crop bilinearly or bicubically, drawn for each image, as timm does
     pad: Annotated[int, Field(ge=0, le=512)] = 0  # random shift by up to this many pixels
     hflip: Probability = 0.5
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees

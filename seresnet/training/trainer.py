@@ -108,8 +108,8 @@ class Trainer:
         if config.sync_bn and self.distributed:
             convert_sync_batch_norm(self.model, self.device)
         for module in self.model.modules():
-            if hasattr(module, "batch_share"):
-                module.batch_share = (accelerator.process_index, accelerator.num_processes)
+            if hasattr(module, "batch_shard"):
+                module.batch_shard = (accelerator.process_index, accelerator.num_processes)
         self.ema = ModelEma(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = create_optimizer(self.model, config)
         self.prepared: nn.Module = accelerator.prepare_model(self.model)

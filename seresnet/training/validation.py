@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seresnet.evaluation.multi_label import average_precisions
+from seresnet.metrics.multi_label import average_precisions
 from seresnet.training.losses import ImageLoss
 
 SCORES = {"val_top1": "top-1", "val_map": "mean average precision"}  # what `best/` is chosen by, and its name

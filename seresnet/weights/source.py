@@ -6,7 +6,6 @@ Imports no torch: with a warm cache a classifier is opened without it.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.models.variants import VARIANTS
+from seresnet.weights.fetch import weights_file
 from seresnet.weights.hub import fetch, fetch_weights
 from seresnet.weights.index import Entry, default_entry, entries, unknown
 from seresnet.weights.labels import imagenet_1k
@@ -84,18 +84,7 @@ def _from_index(name: str, entry: Entry | None, pretrained: bool, offline: bool 
         return Origin(name, name.partition(".")[0], preprocess=entry.transform() if entry else None)
     if entry.bundled:
         return _from_directory(entry.bundled, pretrained)
-    released = torch_hub() / "checkpoints" / entry.release_file if entry.release_file else None
-    if released and released.is_file():  # where torch.hub and timm of old kept it
-        return _from_file(released)
-    if entry.hub is None:
-        raise WeightsError(f"{entry.name} is not on this machine: download {entry.url} and save it as {released}")
-    return _described(Origin(entry.name, entry.arch, fetch_weights(entry.hub, offline=offline)), entry)
-
-
-def torch_hub() -> Path:
-    """Return the folder of torch.hub's downloads, by the variables that torch.hub itself reads."""
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
+    return _described(Origin(entry.name, entry.arch, weights_file(entry, offline)), entry)
 
 
 def _described(origin: Origin, entry: Entry | None) -> Origin:

@@ -24,7 +24,7 @@ FLAGS = {
     "pack": "--out --size --shard-size --workers --exist-ok --offline",
     "quantize": "--model --data --out --images --min-accuracy --workers --offline --exist-ok",
     "benchmark": ("--model --against --batch-size --rounds --engine --precision --device --out --offline --exist-ok"),
-    "models": "--pretrained --format",
+    "models": "--pretrained --check-sources --format",
     "card": "",
     "doctor": "--clear-cache",
 }

@@ -229,7 +229,7 @@ def test_a_reader_that_leaves_is_no_error(model, photos):
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used here: use "),
         (["--precision", "float16", "--device", "cpu", "--engine", "torch"], "precision float16 needs a GPU"),
         (["--engine", "openvino", "--device", "cuda"], "engine openvino runs on the cpu"),
-        (["--precision", "int8"], "precision int8 sets its scales by images of yours: give calibration"),
+        (["--precision", "int8"], "precision int8 needs calibration images: give calibration"),
         (["--calibration", "."], "calibration is for precision int8, not auto"),
         (["--out", "."], "--out . is a folder: give the name of a file"),
         (["--sheet", "/dev/null/x.png"], "--sheet /dev/null/x.png: "),

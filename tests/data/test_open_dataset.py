@@ -131,7 +131,7 @@ def test_a_folder_with_a_tar_beside_its_classes_is_a_folder(tmp_path):
 
 def test_a_report_shows_images_that_are_no_files(colors, tmp_path):
     from seresnet.evaluation.plots import _thumbnail
-    from seresnet.evaluation.single_label import SingleLabelResult
+    from seresnet.evaluation.result import SingleLabelResult
 
     pack(colors, tmp_path / "shards")
     image, target = open_data(tmp_path / "shards").test.samples[0]

@@ -14,8 +14,8 @@ from seresnet.data.folder import image_folder
 from seresnet.data.open_dataset import open_labelled
 from seresnet.errors import ConfigError, DataError
 from seresnet.evaluation.evaluate import evaluate, published
-from seresnet.evaluation.single_label import SingleLabelEvaluation
 from seresnet.inference.classifier import Classifier, load
+from seresnet.metrics.single_label import SingleLabelMetrics
 from seresnet.models.resnet import SEResNet
 from tests.networks import ANIMALS
 from tests.networks import tiny as biased
@@ -74,10 +74,10 @@ def test_every_image_counts_once_and_as_the_network_sees_it(clf, data):
     assert [r.top1 for r in found.results] == shares.argmax(axis=1).tolist()
     assert len(set(shares.argmax(axis=1))) == 3  # or the classes could not be told apart
     np.testing.assert_allclose([r.probability for r in found.results], shares.max(axis=1), rtol=1e-4)
-    assert found.n == len(paths) == 29
-    assert found.top1 == accuracy_score(targets, shares.argmax(axis=1))
-    assert found.nll == pytest.approx(log_loss(targets, shares), rel=1e-5)
-    np.testing.assert_array_equal(found.confusion, confusion_matrix(targets, shares.argmax(axis=1)))
+    assert found.metrics.n == len(paths) == 29
+    assert found.metrics.top1 == accuracy_score(targets, shares.argmax(axis=1))
+    assert found.metrics.nll == pytest.approx(log_loss(targets, shares), rel=1e-5)
+    np.testing.assert_array_equal(found.metrics.confusion, confusion_matrix(targets, shares.argmax(axis=1)))
     assert found.labels == tuple(ANIMALS)
     assert (found.unreadable, found.notes, found.published) == ((), (), None)
     assert found.data == str(data) and "float32" in found.engine
@@ -88,7 +88,9 @@ def test_batches_and_workers_change_nothing(clf, data, batch_size, workers):
     expected, found = evaluate(clf, data, batch_size=5), evaluate(clf, data, batch_size, workers)
     assert [(r.path, r.target, r.top1) for r in found.results] == [(r.path, r.target, r.top1) for r in expected.results]
     for name in ("n", "top1", "top5", "nll", "ece", "macro_f1", "confusion", "bin_count"):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(found.metrics, name), getattr(expected.metrics, name), rtol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
@@ -103,7 +105,7 @@ def test_unreadable_images_are_named_and_not_counted(clf, tmp_path, batch_size):
     found = evaluate(clf, tmp_path, batch_size, progress=lambda path, error: seen.append((path, error)))
     assert [path for path, _ in found.unreadable] == [str(path) for path in broken]
     assert all(reason for _, reason in found.unreadable)
-    assert found.n == len(found.results) == 10
+    assert found.metrics.n == len(found.results) == 10
     kept = {r.path: (r.target, r.top1) for r in found.results}
     assert kept == {path: row for path, row in whole.items() if path not in {str(b) for b in broken}}
     assert [path for path, _ in seen] == [str(path) for path in sorted(tmp_path.glob("*/*"))]
@@ -119,7 +121,7 @@ def test_nothing_readable_is_an_error(clf, tmp_path):
 
 
 def test_a_network_or_a_folder_object_will_do(data, tmp_path):
-    assert evaluate(tiny(), image_folder(data)).top1 == evaluate(load(tiny(), device="cpu"), data).top1
+    assert evaluate(tiny(), image_folder(data)).metrics.top1 == evaluate(load(tiny(), device="cpu"), data).metrics.top1
 
 
 def test_a_model_without_classifier_cannot_be_evaluated(data):
@@ -136,7 +138,7 @@ def test_a_shuffled_set_of_class_folders_is_matched_by_name(tmp_path):
     model.labels = ["émeu", "unicorn", "cat"]
     found = evaluate(model, data)
     assert [r.target for r in found.results] == [2] * 6 + [0] * 6
-    np.testing.assert_array_equal(found.support, [6, 0, 6])
+    np.testing.assert_array_equal(found.metrics.support, [6, 0, 6])
     assert found.notes == (
         "2 of the model's 3 classes have images; macro averages are over these; no images of unicorn",
     )
@@ -234,5 +236,5 @@ def test_the_order_of_the_samples_does_not_matter(clf, data):
     other = evaluate(clf, type(folder)(folder.root, folder.classes, tuple(shuffled)), batch_size=4)
     found = evaluate(clf, folder, batch_size=4)
     assert sorted((r.path, r.top1) for r in other.results) == sorted((r.path, r.top1) for r in found.results)
-    np.testing.assert_array_equal(other.confusion, found.confusion)
-    assert isinstance(found, SingleLabelEvaluation)
+    np.testing.assert_array_equal(other.metrics.confusion, found.metrics.confusion)
+    assert isinstance(found.metrics, SingleLabelMetrics)

@@ -13,114 +13,16 @@ import torch
 from PIL import Image
 
 from seresnet.data.pack import pack
-from seresnet.errors import DataError, WeightsError
-from seresnet.evaluation.evaluate import evaluate, evaluate_logits
-from seresnet.evaluation.multi_label import MultiLabelEvaluation, MultiLabelMeter
+from seresnet.errors import DataError
+from seresnet.evaluation.evaluate import evaluate
 from seresnet.evaluation.plots import draw_mistakes, draw_per_class
 from seresnet.evaluation.report import write_report
+from seresnet.evaluation.result import Evaluation
 from seresnet.inference.classifier import Classifier, load
-from seresnet.training.validation import mean_average_precision
+from seresnet.metrics.multi_label import MultiLabelMetrics
+from tests.evaluation.made import evaluation_of
 from tests.evaluation.test_evaluate import picture, tiny
-
-LABELS = ["cat", "dog", "sofa", "tree", "unicorn"]
-
-
-def scores(n: int = 60, digits: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are often right, of one digit many of them equal, and labels of which no image has the last."""
-    rng = np.random.default_rng(0)
-    labels = rng.random((n, 5)) < (0.05, 0.3, 0.5, 0.8, 0.0)
-    return rng.normal(2 * labels - 1, 1.5).round(digits).astype(np.float32), labels.astype(int)
-
-
-def f1_of(labels: np.ndarray, said: np.ndarray) -> tuple[float, float, float]:
-    """Precision, recall and F1 of answers, one after the other."""
-    hits = sum(1 for has, is_said in zip(labels, said, strict=True) if has and is_said)
-    precision = hits / said.sum() if said.sum() else 0.0
-    recall = hits / labels.sum() if labels.sum() else 0.0
-    return precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0
-
-
-def average_precision(score: np.ndarray, labels: np.ndarray) -> float:
-    """The sum over thresholds of precision times the recall that is won, as an integral is defined."""
-    total, before = 0.0, 0.0
-    for threshold in sorted(set(score.tolist()), reverse=True):
-        taken = score >= threshold
-        recall = labels[taken].sum() / labels.sum()
-        total += (recall - before) * labels[taken].mean()
-        before = recall
-    return total
-
-
-@pytest.mark.parametrize("batch", [60, 7, 1])
-def test_figures_are_those_of_loops(batch):
-    logits, labels = scores()
-    meter = MultiLabelMeter(5)
-    for start in range(0, 60, batch):
-        meter.update(logits[start : start + batch], labels[start : start + batch])
-    found = meter.compute()
-
-    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    said = probabilities > 0.5
-    by_class = np.array([f1_of(labels[:, c], said[:, c]) for c in range(5)])
-    np.testing.assert_allclose(np.transpose([found.precision, found.recall, found.f1]), by_class, atol=1e-6)
-    macro = found.macro_precision, found.macro_recall, found.macro_f1
-    assert macro == pytest.approx(by_class[:4].mean(axis=0), abs=1e-6)
-    assert found.micro_f1 == pytest.approx(f1_of(labels.ravel(), said.ravel())[2], abs=1e-6)
-
-    precisions = [average_precision(logits[:, c], labels[:, c]) for c in range(4)]
-    np.testing.assert_allclose(found.average_precision, [*precisions, np.nan])
-    assert found.mean_average_precision == pytest.approx(np.mean(precisions))
-    assert found.mean_average_precision == pytest.approx(mean_average_precision(logits, labels > 0))  # of training
-
-    rows = [bool((said[i] == labels[i]).all()) for i in range(60)]
-    assert found.exact_match == sum(rows) / 60 and 0.1 < found.exact_match < 0.9
-    likelihood = np.where(labels > 0, probabilities, 1 - probabilities)
-    assert found.nll == pytest.approx(-np.log(likelihood).mean(), rel=1e-9)
-    np.testing.assert_array_equal(found.support, labels.sum(axis=0))
-    np.testing.assert_array_equal(found.missed, (labels & ~said).sum(axis=0))
-    np.testing.assert_array_equal(found.mistaken, (said & (labels == 0)).sum(axis=0))
-    assert found.n == 60 and found.mistaken[4] > 0  # a label that no image has, and that was said
-
-
-def test_logits_that_look_like_probabilities_are_still_logits():
-    meter = MultiLabelMeter(2)
-    said, probabilities = meter.update([[0.1, 0.9], [0.0, 0.2]], [[1, 0], [0, 1]])
-    np.testing.assert_array_equal(said, [[True, True], [False, True]])
-    assert probabilities[0, 1] == pytest.approx(1 / (1 + np.exp(-0.9)))
-    assert (meter.compute().recall.tolist(), meter.compute().precision.tolist()) == ([1.0, 1.0], [1.0, 0.5])
-
-
-def test_sure_answers_keep_their_order_and_a_finite_likelihood():
-    """All these probabilities round to 1, and the image with the label has the highest score of them."""
-    found = evaluate_logits(np.array([[300.0], [200.0], [100.0]]), np.array([[1], [0], [0]]), ["cat"])
-    assert isinstance(found, MultiLabelEvaluation)
-    assert found.mean_average_precision == 1.0
-    assert found.nll == pytest.approx(100.0)
-    assert (found.micro_f1, found.exact_match) == (pytest.approx(0.5), pytest.approx(1 / 3))
-
-
-@pytest.mark.parametrize(
-    ("logits", "targets", "error", "message"),
-    [
-        (np.zeros((4, 3)), np.zeros((4, 2)), DataError, r"expected \(N, 3\) and \(N, 3\)"),
-        (np.zeros((4, 3)), np.zeros(4), DataError, r"targets \(4,\)"),
-        (np.zeros((2, 3)), [[0, 1, 2], [0, 0, 0]], DataError, "are 0 or 1 for each label"),
-        (np.full((2, 3), np.nan), np.zeros((2, 3)), WeightsError, "not finite"),
-    ],
-)
-def test_numbers_that_do_not_fit_are_refused(logits, targets, error, message):
-    with pytest.raises(error, match=message):
-        MultiLabelMeter(3).update(logits, targets)
-
-
-def test_nothing_to_average_is_an_error():
-    meter = MultiLabelMeter(2)
-    meter.update(np.empty((0, 2)), np.empty((0, 2)))
-    with pytest.raises(DataError, match="no image to evaluate on"):
-        meter.compute()
-    meter.update(np.ones((3, 2)), np.zeros((3, 2)))
-    with pytest.raises(DataError, match="none of the 3 images has a label"):
-        meter.compute()
+from tests.metrics.test_multi_label import LABELS, scores
 
 
 def several() -> torch.nn.Module:
@@ -155,7 +57,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("batch_size", "workers"), [(None, None), (1, 0), (4, 2)])
 def test_every_image_counts_once_and_as_the_network_sees_it(clf, data, batch_size, workers):
     found = evaluate(clf, data, batch_size, workers)
-    assert isinstance(found, MultiLabelEvaluation)
+    assert isinstance(found.metrics, MultiLabelMetrics)
     model, paths = several(), [data.parent / f"{i}.png" for i in range(10)]
     with torch.no_grad():
         images = torch.stack([model.preprocess(Image.open(path).convert("RGB")) for path in paths])
@@ -167,8 +69,8 @@ def test_every_image_counts_once_and_as_the_network_sees_it(clf, data, batch_siz
     assert len({r.predicted for r in found.results}) >= 3  # or the labels could not be told apart
     for r, row in zip(found.results, probabilities, strict=True):
         assert r.probabilities == {i: pytest.approx(row[i], rel=1e-4) for i in {*r.targets, *r.predicted}}
-    assert (found.n, found.unreadable, found.notes) == (10, (), ())
-    np.testing.assert_array_equal(found.support, [4, 4, 4])
+    assert (found.metrics.n, found.unreadable, found.notes) == (10, (), ())
+    np.testing.assert_array_equal(found.metrics.support, [4, 4, 4])
 
 
 def test_unreadable_images_are_named_and_not_counted(clf, tmp_path):
@@ -178,7 +80,7 @@ def test_unreadable_images_are_named_and_not_counted(clf, tmp_path):
     (tmp_path / "5.png").write_text("<html>not an image</html>")
     found = evaluate(clf, source, batch_size=3)
     assert [path for path, _ in found.unreadable] == [str(tmp_path / "3.png"), str(tmp_path / "5.png")]
-    assert found.n == 8
+    assert found.metrics.n == 8
     assert [r.path for r in found.results] == [r.path for i, r in enumerate(whole.results) if i not in (3, 5)]
     assert [r.predicted for r in found.results] == [r.predicted for i, r in enumerate(whole.results) if i not in (3, 5)]
 
@@ -194,7 +96,7 @@ def test_labels_are_matched_by_name_and_one_without_images_is_named(data, tmp_pa
     )
     figures = json.loads(json.dumps(found.summary(), allow_nan=False))
     assert (figures["classes"], figures["classes_with_images"]) == (3, 2)
-    assert figures["mean_average_precision"] == pytest.approx(found.average_precision[[0, 2]].mean(), rel=1e-6)
+    assert figures["mean_average_precision"] == pytest.approx(found.metrics.average_precision[[0, 2]].mean(), rel=1e-6)
     write_report(found, tmp_path / "report")
     rows = table(tmp_path / "report" / "per_class.csv")
     assert rows[2] == ["unicorn", "", "", "", "", "0"]
@@ -209,14 +111,15 @@ def test_a_label_that_only_unreadable_images_have_is_named_too(clf, tmp_path):
 
 def test_a_model_of_one_label_is_refused_on_several_and_the_other_way_round(clf, data, tmp_path):
     one = listed(tmp_path, ["cat", "dog", "émeu"], column="label")
-    with pytest.raises(DataError, match="has several labels, and SEResNet tells one: give a model") as caught:
+    with pytest.raises(DataError, match="has several labels, and SEResNet predicts one: give a model") as caught:
         evaluate(tiny(), data)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="has one label, and SEResNet tells several: give a list") as caught:
+    with pytest.raises(DataError, match="has one label, and SEResNet predicts several: give a list") as caught:
         evaluate(clf, one)
     assert "\n" not in str(caught.value)
     one.write_text(one.read_text().replace("path,label", "path,labels"))  # what the message says
-    assert evaluate(clf, one).n == evaluate(tiny(), listed(tmp_path, ["cat", "dog", "émeu"], "label")).n == 3
+    assert evaluate(clf, one).metrics.n == 3
+    assert evaluate(tiny(), listed(tmp_path, ["cat", "dog", "émeu"], "label")).metrics.n == 3
 
 
 def table(path: Path) -> list[list[str]]:
@@ -224,10 +127,9 @@ def table(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def made() -> MultiLabelEvaluation:
+def made() -> Evaluation[MultiLabelMetrics]:
     photos = [Path(skimage.__file__).parent / "data" / name for name in ("astronaut.png", "chelsea.png", "coffee.png")]
-    found = evaluate_logits(*scores(digits=6), LABELS)
-    assert isinstance(found, MultiLabelEvaluation)
+    found = evaluation_of(*scores(digits=6), LABELS)
     return replace(found, results=tuple(replace(r, path=str(photos[i % 3])) for i, r in enumerate(found.results)))
 
 
@@ -243,7 +145,10 @@ def test_the_files_say_what_was_measured(tmp_path):
     assert head == ["class", "average_precision", "precision", "recall", "f1", "images"]
     assert [row[0] for row in rows] == LABELS
     values = np.array([row[1:] for row in rows[:4]], float).T
-    expected = [v[:4] for v in (e.average_precision, e.precision, e.recall, e.f1, e.support)]
+    expected = [
+        v[:4]
+        for v in (e.metrics.average_precision, e.metrics.precision, e.metrics.recall, e.metrics.f1, e.metrics.support)
+    ]
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
     head, *rows = table(tmp_path / "predictions.csv")
@@ -257,7 +162,7 @@ def test_the_files_say_what_was_measured(tmp_path):
 
 
 def test_no_file_of_the_other_kind_stays_in_the_folder(tmp_path):
-    write_report(evaluate_logits(np.eye(3), np.array([0, 1, 1]), ["a", "b", "c"]), tmp_path)
+    write_report(evaluation_of(np.eye(3), np.array([0, 1, 1]), ["a", "b", "c"]), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     write_report(made(), tmp_path, exist_ok=True)
     assert not {"confusion.csv", "confusion.png", "reliability.png"} & {p.name for p in tmp_path.iterdir()}
@@ -268,8 +173,8 @@ def test_the_bars_are_the_average_precision_of_labels_that_have_images():
     e = made()
     figure = draw_per_class(e)
     bars = [bar.get_width() for bar in figure.axes[0].containers[0]]
-    np.testing.assert_allclose(bars, np.sort(e.average_precision[:4]))
-    share = 100 * e.mean_average_precision
+    np.testing.assert_allclose(bars, np.sort(e.metrics.average_precision[:4]))
+    share = 100 * e.metrics.mean_average_precision
     assert figure.get_suptitle() == f"Average precision by class: macro average {share:.1f} %"
 
 
@@ -282,20 +187,21 @@ def test_the_gallery_is_the_most_confident_mistakes():
     for image in order:
         label = int(wrong[image].argmax())
         share = 100 / (1 + np.exp(-float(np.abs(logits[image, label]))))
-        titles.append(f"{'' if logits[image, label] > 0 else 'no '}{LABELS[label]} {share:.1f} %")
-        captions.append("is " + (", ".join(np.array(LABELS)[labels[image] > 0]) or "none of them"))
+        titles.append(f"{'' if logits[image, label] > 0 else 'no '}{LABELS[label]} ({share:.1f} %)")
+        captions.append("true: " + (", ".join(np.array(LABELS)[labels[image] > 0]) or "none of them"))
     tiles = [axes for axes in draw_mistakes(e).axes if axes.images]
     assert [axes.get_title() for axes in tiles] == titles
     assert [axes.texts[0].get_text()[:15] for axes in tiles] == [caption[:15] for caption in captions]
     assert any(title.startswith("no ") for title in titles) and any("none" in caption for caption in captions)
-    assert draw_mistakes(replace(e, results=tuple(r for r in e.results if r.mistake is None))) is None
+    assert draw_mistakes(replace(e, results=tuple(r for r in e.results if r.mistake(e.labels) is None))) is None
 
 
-def test_the_commonest_mistakes_are_counted_by_label():
+def test_the_most_frequent_confusions_are_counted_by_label():
     logits = np.array([[-1, 1.0], [-1, 1], [-1, -1], [1, 1]])
-    e = evaluate_logits(logits, np.array([[1, 0], [1, 0], [1, 0], [0, 1]]), ["cat", "dog"])
-    assert e.commonest_mistakes(2) == [("cat: missed", 3, 3), ("dog: said, and not there", 2, 3)]
-    assert len(e.commonest_mistakes(9)) == 3
+    e = evaluation_of(logits, np.array([[1, 0], [1, 0], [1, 0], [0, 1]]), ["cat", "dog"])
+    confusions = e.metrics.most_frequent_confusions(e.labels, 9)
+    assert confusions[:2] == [("cat: false negative", 3, 3), ("dog: false positive", 2, 3)]
+    assert len(confusions) == 3
 
 
 def test_shards_of_the_list_give_the_same(clf, data, tmp_path):
@@ -304,5 +210,5 @@ def test_shards_of_the_list_give_the_same(clf, data, tmp_path):
     by_path = {Path(r.path).name: (r.targets, r.predicted) for r in expected.results}
     stored = {re.sub(r".*\d_", "", r.path): (r.targets, r.predicted) for r in found.results}
     assert stored == by_path
-    assert found.mean_average_precision == pytest.approx(expected.mean_average_precision)
+    assert found.metrics.mean_average_precision == pytest.approx(expected.metrics.mean_average_precision)
     assert draw_mistakes(found) is not None  # thumbnails are read from the shards

@@ -15,27 +15,27 @@ from PIL import Image
 from seresnet.common.files import check_report_folder
 from seresnet.errors import ConfigError
 from seresnet.evaluation import report
-from seresnet.evaluation.evaluate import evaluate_logits
 from seresnet.evaluation.plots import draw_confusion, draw_mistakes, draw_per_class, draw_reliability
 from seresnet.evaluation.report import write_report
-from seresnet.evaluation.result import Published
-from seresnet.evaluation.single_label import SingleLabelEvaluation, SingleLabelResult
+from seresnet.evaluation.result import Evaluation, Published, SingleLabelResult
+from seresnet.metrics.single_label import SingleLabelMetrics
+from tests.evaluation.made import evaluation_of
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 PHOTOS = [SKIMAGE / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
 FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "per_class.png", "predictions.csv"]
 
 
-def made(classes: int, n: int, labels: list[str] | None = None) -> SingleLabelEvaluation:
+def made(classes: int, n: int, labels: list[str] | None = None) -> Evaluation[SingleLabelMetrics]:
     """An evaluation of random logits that are often right."""
     rng = np.random.default_rng(classes)
     targets = np.arange(n) % classes
     logits = rng.normal(size=(n, classes))
     logits[np.arange(n), targets] += rng.uniform(0, 5, n)
-    return evaluate_logits(logits, targets, labels or [f"class no. {i}" for i in range(classes)])
+    return evaluation_of(logits, targets, labels or [f"class no. {i}" for i in range(classes)])
 
 
-def with_photos(e: SingleLabelEvaluation) -> SingleLabelEvaluation:
+def with_photos(e: Evaluation[SingleLabelMetrics]) -> Evaluation[SingleLabelMetrics]:
     """The same, with a photograph for each image."""
     results = tuple(replace(r, path=str(PHOTOS[i % len(PHOTOS)])) for i, r in enumerate(e.results))
     return replace(e, results=results)
@@ -68,7 +68,11 @@ def test_the_files_say_what_was_measured(tmp_path):
 
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures == e.summary()
-    assert (figures["top1"], figures["images"], figures["unreadable"]) == (pytest.approx(e.top1, rel=1e-6), 60, 1)
+    assert (figures["top1"], figures["images"], figures["unreadable"]) == (
+        pytest.approx(e.metrics.top1, rel=1e-6),
+        60,
+        1,
+    )
     assert figures["unreadable_images"] == [{"path": "bad\udcff.jpg", "reason": "truncated JPEG"}]
     assert figures["published"] == {"top1": 0.9, "top5": None, "data": "somewhere"}
 
@@ -76,11 +80,13 @@ def test_the_files_say_what_was_measured(tmp_path):
     assert head == ["class", "precision", "recall", "f1", "images"]
     assert [row[0] for row in table] == labels
     values = np.array([row[1:] for row in table], float).T
-    np.testing.assert_allclose(values, [e.precision, e.recall, e.f1, e.support], rtol=1e-5)
+    np.testing.assert_allclose(
+        values, [e.metrics.precision, e.metrics.recall, e.metrics.f1, e.metrics.support], rtol=1e-5
+    )
 
     head, *table = rows(folder / "confusion.csv")
     assert head[1:] == labels == [row[0] for row in table]
-    np.testing.assert_array_equal(np.array([row[1:] for row in table], int), e.confusion)
+    np.testing.assert_array_equal(np.array([row[1:] for row in table], int), e.metrics.confusion)
 
     head, *table = rows(folder / "predictions.csv")
     assert head == ["path", "target", "top1", "probability"]
@@ -109,7 +115,7 @@ def test_overwriting_leaves_no_picture_of_the_report_before(tmp_path):
     write_report(e, tmp_path)
     assert (tmp_path / "mistakes.png").exists()
     (tmp_path / "notes.txt").write_text("mine")
-    right = evaluate_logits(np.eye(3) * 9, np.arange(3), e.labels)
+    right = evaluation_of(np.eye(3) * 9, np.arange(3), e.labels)
     write_report(right, tmp_path, exist_ok=True)
     assert not (tmp_path / "mistakes.png").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -131,7 +137,7 @@ def test_a_failure_leaves_no_half_of_a_file(tmp_path, monkeypatch):
         figure.savefig = lambda file, **_: (file.write(b"half"), 1 / 0)
         return figure
 
-    monkeypatch.setitem(report.CONTENTS[SingleLabelEvaluation].pictures, "confusion.png", fail)
+    monkeypatch.setitem(report.CONTENTS[SingleLabelMetrics].pictures, "confusion.png", fail)
     with pytest.raises(ZeroDivisionError):
         write_report(made(3, 30), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -152,26 +158,26 @@ def test_the_matrix_shows_every_count():
     e = made(7, 210)
     figure = draw_confusion(e)
     shown = figure.axes[0].images[0].get_array()
-    np.testing.assert_allclose(shown, e.confusion / e.confusion.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(shown, e.metrics.confusion / e.metrics.confusion.sum(axis=1, keepdims=True))
     written = [t.get_text() for t in figure.axes[0].texts]
-    assert sorted(written) == sorted(f"{count}" for count in e.confusion.flat if count)
-    assert f"Confusion: top-1 accuracy {100 * e.top1:.2f} % of 210 images" in texts(figure)
+    assert sorted(written) == sorted(f"{count}" for count in e.metrics.confusion.flat if count)
+    assert f"Confusion: top-1 accuracy {100 * e.metrics.top1:.2f} % of 210 images" in texts(figure)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(e.labels)
 
 
 def test_the_matrix_leaves_out_classes_that_do_not_occur():
     logits = np.full((4, 1000), -9.0)
     logits[[0, 1, 2, 3], [5, 5, 900, 7]] = 9
-    figure = draw_confusion(evaluate_logits(logits, np.array([5, 5, 900, 900]), [f"c{i}" for i in range(1000)]))
+    figure = draw_confusion(evaluation_of(logits, np.array([5, 5, 900, 900]), [f"c{i}" for i in range(1000)]))
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["c5", "c7", "c900"]
 
 
-def test_of_many_classes_the_commonest_mistakes_are_listed():
+def test_of_many_classes_the_most_frequent_confusions_are_listed():
     e = made(300, 3000)
     figure = draw_confusion(e)
     axes = figure.axes[0]
     widths = [bar.get_width() for bar in axes.patches]
-    expected = e.most_confused(30)
+    expected = e.metrics.most_confused(30)
     assert widths[::-1] == [count for *_, count in expected]
     names = [t.get_text() for t in axes.get_yticklabels()][::-1]
     assert names == [f"class no. {i} → class no. {j}" for i, j, _ in expected]
@@ -183,13 +189,17 @@ def test_of_many_classes_the_commonest_mistakes_are_listed():
 def test_the_reliability_diagram_is_the_bins():
     e = made(10, 500)
     upper, lower = draw_reliability(e).axes
-    full = e.bin_count > 0
+    full = e.metrics.bin_count > 0
     heights = [bar.get_height() for bar in upper.containers[0]]
-    np.testing.assert_allclose(heights, e.bin_accuracy[full])
-    over, under = ([bar.get_height() for bar in upper.containers[i]] for i in (2, 4))
-    np.testing.assert_allclose(np.subtract(over, under), (e.bin_confidence - e.bin_accuracy)[full], atol=1e-12)
-    np.testing.assert_allclose([bar.get_height() for bar in lower.containers[0]], e.bin_count[full] / 500)
-    assert f"Reliability: expected calibration error {100 * e.ece:.2f} %" in texts(upper.figure)
+    np.testing.assert_allclose(heights, e.metrics.bin_accuracy[full])
+    gaps = (e.metrics.bin_confidence - e.metrics.bin_accuracy)[full]
+    over, under = ([bar.get_height() for bar in upper.containers[i]] for i in (1, 2))
+    np.testing.assert_allclose(over, gaps[gaps > 0])
+    np.testing.assert_allclose(under, -gaps[gaps < 0])
+    assert all(bar.get_hatch() for i in (1, 2) for bar in upper.containers[i])
+    np.testing.assert_array_equal([bar.get_height() for bar in lower.containers[0]], e.metrics.bin_count[full])
+    assert [text.get_text() for text in lower.texts] == [f"{count:,}" for count in e.metrics.bin_count[full]]
+    assert f"Reliability: expected calibration error {100 * e.metrics.ece:.2f} %" in texts(upper.figure)
 
 
 @pytest.mark.parametrize(("classes", "n", "drawn"), [(2, 40, 2), (40, 400, 40), (41, 410, 30), (1000, 3000, 30)])
@@ -197,7 +207,7 @@ def test_the_bars_are_the_classes_by_f1(classes, n, drawn):
     e = made(classes, n)
     figure = draw_per_class(e)
     bars = [bar.get_width() for bar in figure.axes[0].containers[0]]
-    ordered = np.sort(e.f1)
+    ordered = np.sort(e.metrics.f1)
     expected = ordered if drawn == classes else np.concatenate([ordered[:15], ordered[-15:]])
     np.testing.assert_allclose(bars, expected)
     assert max(figure.get_size_inches()) < 14
@@ -210,11 +220,11 @@ def test_the_gallery_is_the_most_confident_mistakes():
     figure = draw_mistakes(e)
     worst = e.mistakes()[:24]
     titles = [axes.get_title() for axes in figure.axes if axes.images]
-    assert titles == [f"{e.labels[r.top1]} {100 * r.probability:.1f} %" for r in worst]
+    assert titles == [f"{e.labels[r.top1]} ({100 * r.probability:.1f} %)" for r, _ in worst]
     captions = [axes.texts[0].get_text() for axes in figure.axes if axes.images]
-    assert captions == [f"is {e.labels[r.target]}" for r in worst]
+    assert captions == [f"true: {e.labels[r.target]}" for r, _ in worst]
     first = np.asarray(figure.axes[0].images[0].get_array())
-    with Image.open(worst[0].path) as photo:
+    with Image.open(worst[0][0].path) as photo:
         photo = photo.convert("RGB")
         photo.thumbnail((192, 192))
         np.testing.assert_array_equal(first, np.asarray(photo))
