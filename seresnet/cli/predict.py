@@ -26,37 +26,39 @@ TABLE_PEEK = 32  # rows that decide how wide the columns of a table are
 
 
 def predict(
-    *sources: Annotated[str, Parameter(help="Image files, folders (with all below), globs, or - for a list on stdin.")],
+    *sources: Annotated[
+        str, Parameter(help="Image files, folders (searched recursively), globs, or - for a list on stdin.")
+    ],
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
-    topk: Annotated[int, Parameter(help="Classes to show for each image.")] = 5,
-    format: Annotated[Literal["table", "json", "jsonl", "csv"], Parameter(help="Form of the results.")] = "table",
+    topk: Annotated[int, Parameter(help="Number of classes per image.")] = 5,
+    format: Annotated[Literal["table", "json", "jsonl", "csv"], Parameter(help="Output format.")] = "table",
     out: Annotated[
-        Path | None, Parameter(help="Write the results to this file instead of stdout; FILE.partial until it is whole.")
+        Path | None, Parameter(help="Write the results to this file instead of stdout (FILE.partial until complete).")
     ] = None,
     sheet: Annotated[
         Path | None, Parameter(help=f"Draw the first {SHEET_IMAGES} images with their classes (.png, .jpg or .webp).")
     ] = None,
-    batch_size: Annotated[int | None, Parameter(help="Images at once; by default what suits the device.")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
+    batch_size: Annotated[int | None, Parameter(help="Batch size (default: chosen for the device).")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")] = None,
     engine: Annotated[
         Literal["auto", "openvino", "onnxruntime", "torch", "torch-compile"],
-        Parameter(help="What runs the network: openvino on CPUs, torch on GPUs."),
+        Parameter(help="Inference engine (auto: openvino on CPUs, torch on GPUs)."),
     ] = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Parameter(help="What the convolutions compute in; auto is the fastest that needs no calibration."),
+        Parameter(help="Numeric precision (auto: the fastest that needs no calibration)."),
     ] = "auto",
     calibration: Annotated[
-        Path | None, Parameter(help="Folder of images to set the scales of int8 by, of the kind to come; 300 will do.")
+        Path | None, Parameter(help="Representative images for int8 calibration (about 300 are enough).")
     ] = None,
-    workers: Annotated[int | None, Parameter(help="Threads that decode images; by default one a core.")] = None,
-    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+    workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
+    offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
 ) -> int:
     """Classify images, from files, folders, globs, or a list on stdin.
 
-    Results go to stdout, one for each image and in order. The exit code is 1 if an image could not be read.
+    Results go to stdout, one per image and in order. The exit code is 1 if an image could not be read.
     """
     from seresnet.cli.output import check_out
     from seresnet.cli.progress import ImageProgress, announce
@@ -93,7 +95,7 @@ def predict(
 
 
 def _keep(predictions: Iterator[Prediction], kept: list[Prediction], most: int) -> Iterator[Prediction]:
-    """Pass predictions on, and put the first ``most`` of them into ``kept`` as well."""
+    """Yield each prediction, and append the first ``most`` to ``kept``."""
     for prediction in predictions:
         if len(kept) < most:
             kept.append(prediction)
@@ -103,7 +105,7 @@ def _keep(predictions: Iterator[Prediction], kept: list[Prediction], most: int) 
 def _write(
     predictions: Iterator[Prediction], format: str, topk: int, out: Path | None, progress: ImageProgress
 ) -> None:
-    """Write each prediction as soon as it is there; a table waits for a few, to find the widths of its columns."""
+    """Write each prediction when it is ready; a table waits for a few, to find the widths of its columns."""
     from seresnet.cli.output import BarTable, results_to, rows_for
 
     first = list(islice(predictions, TABLE_PEEK if format == "table" else 1))
@@ -121,7 +123,7 @@ def _write(
 
 
 def _draw(predictions: list[Prediction], sheet: Path, heading: str) -> None:
-    """Draw the contact sheet, from the files once more: the run itself keeps no pictures."""
+    """Draw the contact sheet from the files, which are read again: predictions keep no images."""
     from seresnet.data.decode import decode
     from seresnet.inference.contact_sheet import contact_sheet
 
