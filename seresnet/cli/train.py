@@ -31,7 +31,8 @@ def train(
     recipe: Annotated[
         str | None,
         Parameter(
-            help="Where the other settings come from: finetune (used by default), imagenet-2018, imagenet-modern, "
+            help="Where the other settings come from: finetune (used by default), imagenet-2018, "
+            "imagenet-2018-paper, imagenet-modern, "
             "cifar10, cifar100, debug, or FILE.py:function."
         ),
     ] = None,

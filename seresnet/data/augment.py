@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.data.preprocess import Preprocess
-from seresnet.data.rand_augment import rand_augment
+from seresnet.data.rand_augment import RESAMPLES, rand_augment
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class TrainCrop:
     ten tries, then a central box, as is usual). ``center``: the evaluation transform's resize and crop.
     ``rand_augment``: magnitude of `seresnet.data.rand_augment`; ``jitter``: noise of up to that many grey levels, drawn
     for each value of each pixel, as the authors of SENet did (github.com/hujie-frank/SENet, issue 38); 0: neither.
+    ``random_interpolation``: resize bilinearly or bicubically, drawn for each image, as timm does in training; else as
+    the evaluation transform does.
     """
 
     kind: Literal["resized", "center"]
@@ -38,6 +40,12 @@ class TrainCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     rand_augment: float = 0.0
     jitter: int = 0
+    random_interpolation: bool = False
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The mean color, 0 to 255 per channel, rounded as timm does."""
+        return tuple(min(255, round(255 * mean)) for mean in self.preprocess.mean)
 
     @property
     def fixed(self) -> bool:
@@ -51,7 +59,7 @@ class TrainCrop:
         pixels = self.cut(image, rng, size or image.size)
         if self.rand_augment:
             channels = pixels.shape[2]
-            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng)
+            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng, self.fill)
             pixels = np.asarray(changed).reshape(*pixels.shape[:2], channels)
         if self.jitter:
             noise = rng.integers(-self.jitter, self.jitter, pixels.shape, np.int16, endpoint=True)
@@ -66,6 +74,8 @@ class TrainCrop:
         channels, height, width = self.preprocess.input_size
         image = image.convert("L") if channels == 1 else image
         resample = Image.Resampling[self.preprocess.interpolation.upper()]
+        if self.random_interpolation:
+            resample = RESAMPLES[int(rng.integers(len(RESAMPLES)))]
         if size == image.size:
             part = image.crop(box).resize((width, height), resample)  # resize(box=) would blend in its surroundings
         else:
@@ -118,7 +128,8 @@ class BatchAugment(nn.Module):
 
     ``pad``: shift by up to that many pixels, zeros moving in (after normalisation zero is the mean colour, as in
     arXiv 1512.03385, section 4.2). ``hflip``: probability of mirroring. ``rotation``: degrees either way.
-    ``erase``: probability of random erasing (arXiv 1708.04896).
+    ``erase``: probability of random erasing, as in timm: a box of 2 % to a third of the area, set to the mean color
+    (arXiv 1708.04896 has up to 40 % and random values).
     """
 
     mean: Tensor
@@ -167,9 +178,9 @@ def shifted(x: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def erased(x: Tensor, numbers: Tensor, probability: float) -> Tensor:
-    """Set a box of 2 to 33 % of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
+    """Set a box of 2 % to 1/3 of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
     height, width = x.shape[1:3]
-    area = height * width * (0.02 + 0.31 * numbers[:, AREA])
+    area = height * width * (0.02 + (1 / 3 - 0.02) * numbers[:, AREA])
     ratio = torch.exp((2 * numbers[:, RATIO] - 1) * math.log(1 / 0.3))
     h, w = (area * ratio).sqrt().round().clamp(1, height), (area / ratio).sqrt().round().clamp(1, width)
     top, left = (numbers[:, TOP] * (height - h + 1)).floor(), (numbers[:, LEFT] * (width - w + 1)).floor()

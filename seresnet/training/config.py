@@ -40,6 +40,7 @@ class TrainConfig:
     crop_pct: float | None = None  # of the evaluation's centre crop
     crop: Literal["resized", "center"] = "resized"
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    random_interpolation: bool = False  # crop bilinearly or bicubically, drawn for each image, as timm does
     pad: int = 0  # random shift by up to this many pixels
     hflip: float = 0.5
     rotation: float = 0.0  # degrees

@@ -153,7 +153,9 @@ def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
     precision = config.precision
     cpu = device == "cpu" or not torch.cuda.is_available()
     if precision == "auto":
-        native = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
+        native = (
+            torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         precision = "bfloat16" if native else "float32"
     if not torch.distributed.is_initialized():  # accelerate keeps the settings of this process's first run otherwise
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -162,6 +164,11 @@ def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
         mixed_precision="bf16" if precision == "bfloat16" else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PAUSE)],
     )
+
+
+def has_native_bfloat16(cpu: bool) -> bool:
+    """Return whether the hardware multiplies bfloat16 itself; V100 and T4 only emulate it, slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def network(config: TrainConfig, classes: tuple[str, ...], offline: bool | None) -> SEResNet:
@@ -188,7 +195,14 @@ def train_crop(config: TrainConfig, preprocess: Preprocess) -> TrainCrop:
     if config.train_size:
         size = (preprocess.input_size[0], config.train_size, config.train_size)
         preprocess = replace(preprocess, input_size=size)
-    return TrainCrop(config.crop, preprocess, config.crop_scale, rand_augment=config.rand_augment, jitter=config.jitter)
+    return TrainCrop(
+        config.crop,
+        preprocess,
+        config.crop_scale,
+        rand_augment=config.rand_augment,
+        jitter=config.jitter,
+        random_interpolation=config.random_interpolation,
+    )
 
 
 def loader(config: TrainConfig, folder: ImageSet, crop: TrainCrop, accelerator: Accelerator) -> Loader:

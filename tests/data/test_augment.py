@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from seresnet.data.augment import BatchAugment, TrainCrop, draws
+from seresnet.data.augment import BatchAugment, TrainCrop, draws, erased
 from seresnet.data.preprocess import Preprocess
+from tests.timm_import import timm  # noqa: F401
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 
@@ -107,6 +108,35 @@ def test_erasing_sets_a_box_of_the_share_to_zero():
         rows, columns = mask.any(1), mask.any(0)
         assert int(mask.sum()) == int(rows.sum() * columns.sum())  # a full box
         assert (image[:, mask] == 0).all()
+
+
+def test_erasing_reaches_the_areas_and_aspects_of_timms():
+    """The defaults of timm's class: 2 % to 1/3 of the area, aspect 0.3 to 1/0.3, filled with the mean color."""
+    from timm.data.random_erasing import RandomErasing
+
+    theirs = RandomErasing()
+    draw = torch.full((2, 16), 0.5)
+    draw[:, [4, 5]] = torch.tensor([[0.0, 0.0], [0.0, 1.0]])  # erased; the smallest and the largest box
+    large = torch.ones(2, 1000, 1000, 1)
+    share = 1 - erased(large, draw, 1.0).mean((1, 2, 3))
+    assert share.tolist() == pytest.approx([theirs.min_area, theirs.max_area], rel=1e-2)
+    draw[:, [5, 6]] = torch.tensor([[0.5, 0.0], [0.5, 1.0]])  # the widest and the tallest
+    boxes = erased(large, draw, 1.0)[..., 0] == 0
+    ratios = [int(box.any(1).sum()) / int(box.any(0).sum()) for box in boxes]
+    assert np.log(ratios) == pytest.approx(theirs.log_aspect_ratio, rel=1e-2)
+    assert theirs.mode == "const"  # zero, which is the mean color after normalisation
+
+
+def test_random_interpolation_draws_bilinear_and_bicubic():
+    image = Image.effect_noise((60, 40), 80).convert("RGB")
+    crop, plain = TrainCrop("resized", SMALL, random_interpolation=True), TrainCrop("resized", SMALL)
+    counts = {"bilinear": 0, "bicubic": 0}
+    for seed in range(200):
+        got, box = crop(image, np.random.default_rng(seed)), plain.random_box(image.size, np.random.default_rng(seed))
+        for name in counts:
+            resized = image.crop(box).resize((16, 16), Image.Resampling[name.upper()])
+            counts[name] += np.array_equal(got, np.asarray(resized))
+    assert sum(counts.values()) == 200 and min(counts.values()) > 65
 
 
 def test_an_image_is_changed_in_the_same_way_in_whatever_part_of_the_batch():

@@ -196,7 +196,7 @@ def answers_each_label_for_itself(model: Path, image: Path) -> None:
     for _ in range(2):
         classifier = load(model, precision="float32", device="cpu")
         (prediction,) = classifier.predict(image, topk=3)
-        ((scored,),) = classifier.scored(image)
+        ((scored,),) = classifier.scored([image])
         expected = torch.from_numpy(scored.logits)[list(prediction.indices)].sigmoid()
         assert prediction.probabilities == pytest.approx(expected.tolist(), rel=1e-4)
         assert sum(prediction.probabilities) != pytest.approx(1, abs=1e-3)
