@@ -9,19 +9,20 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from seresnet.cli.streams import check_stdout
+from seresnet.common.files import disk_full, growing_file
 from seresnet.common.text import printable
-from seresnet.errors import ConfigError
+from seresnet.errors import ConfigError, DiskFullError
 from seresnet.inference.prediction import Prediction
 
-FORMATS = ("table", "json", "jsonl", "csv")
 BAR_WIDTH = 24
 
 
@@ -141,29 +142,61 @@ def rows_for(format: str, topk: int, first: Sequence[Prediction], stream: TextIO
 def results_to(out: Path | None) -> Iterator[TextIO]:
     """Open where results go, as UTF-8: stdout, or a file that appears under its name once it is whole.
 
-    Until then the rows are in ``<name>.partial`` beside it, which stays when the run is cut short. File names that are
-    not UTF-8 go out as the bytes that they are.
+    Until then the rows are in ``<name>.<random>.partial`` beside it, which stays when the run is cut short. File names
+    that are not UTF-8 go out as the bytes that they are.
     """
     if out is None:
+        check_stdout()
         if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdout
-        return
-    target = out.resolve()  # through symbolic links, so that the link stays one
-    special = target.exists() and not target.is_file()  # a device or a pipe cannot be renamed over
-    partial = target if special else target.with_name(target.name + ".partial")
-    try:
-        with _open(partial, out) as stream:
+    elif out.exists() and not out.is_file():  # a device or a pipe, which no file can take the place of
+        with _opened(out, out.open("wb")) as stream:
             yield stream
-            if not special:
-                stream.flush()
-                os.fsync(stream.fileno())
-    except BaseException:
-        if not special:
-            print(f"seresnet: cut short; the results up to here are in {printable(str(partial))}", file=sys.stderr)
+    else:
+        with _kept_when_cut_short(out) as stream:
+            yield stream
+
+
+@contextmanager
+def _kept_when_cut_short(out: Path) -> Iterator[TextIO]:
+    partial: str | None = None
+    try:
+        with growing_file(out) as file:
+            partial = file.name
+            with _opened(out, file) as stream:
+                yield stream
+    except BaseException as error:
+        if partial is not None:
+            print(f"seresnet: cut short; the results up to here are in {printable(partial)}", file=sys.stderr)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise _cannot_write(out, error) from None
         raise
-    if not special:
-        partial.replace(target)
+
+
+@contextmanager
+def _opened(out: Path, file: BinaryIO) -> Iterator[TextIO]:
+    """Write text to a binary file, which stays open for whoever opened it where the text ends well."""
+    stream = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    try:
+        yield stream
+        stream.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise _cannot_write(out, error) from None
+    finally:
+        with suppress(OSError, ValueError):
+            stream.detach()
+
+
+def _cannot_write(out: Path, error: OSError) -> ConfigError | DiskFullError:
+    reason = f"--out {out}: {(error.strerror or str(error)).lower()}"
+    return (
+        DiskFullError(f"{reason}; free some space")
+        if disk_full(error)
+        else ConfigError(f"{reason}; choose another place")
+    )
 
 
 def check_out(out: Path, flag: str) -> None:
@@ -208,13 +241,6 @@ def fitted(text: str, width: int) -> str:
 def _padded(text: str, width: int) -> str:
     text = printable(text)
     return text + " " * (width - cell_len(text))
-
-
-def _open(partial: Path, out: Path) -> TextIO:
-    try:
-        return partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise ConfigError(f"--out {out}: {error.strerror}: choose another place") from None
 
 
 def _rounded(prediction: Prediction) -> dict[str, object]:
