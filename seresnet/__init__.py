@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seresnet.weights.index import list_models
     from seresnet.weights.load import create_model
     from seresnet.weights.save import save
-    from seresnet.weights.timm_models import reparameterize
+    from seresnet.weights.timm_models import fuse
 
 __all__ = [
     "Preprocess",
@@ -33,7 +33,7 @@ __all__ = [
     "list_models",
     "load",
     "quantize",
-    "reparameterize",
+    "fuse",
     "save",
     "train",
 ]
@@ -47,7 +47,7 @@ _HOMES = {
     "list_models": "seresnet.weights.index",
     "load": "seresnet.inference.classifier",
     "quantize": "seresnet.quantization.quantize",
-    "reparameterize": "seresnet.weights.timm_models",
+    "fuse": "seresnet.weights.timm_models",
     "save": "seresnet.weights.save",
     "train": "seresnet.training.train",
 }

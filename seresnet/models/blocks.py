@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.fused_tail import excited_sum, fits
+from seresnet.models.fused_tail import can_fuse, fused_bn_se_add_relu
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 
-def dropped(x: Tensor, shape: Sequence[int], rate: float, share: tuple[int, int]) -> Tensor:
+def dropped(x: Tensor, shape: Sequence[int], rate: float, shard: tuple[int, int]) -> Tensor:
     """Zero ``x`` where numbers drawn in ``shape``, broadcast, fall below ``rate``, and scale up what is left.
 
-    Where processes share a batch, ``share`` is ``(process, processes)``: each draws for all of it and takes the rows of
-    its own images, every so many. With the same random state in all of them, their number changes nothing.
+    ``shard`` is ``(rank, world_size)`` where ranks share a batch: each draws for the whole batch and takes the rows of
+    its own images. With the same random state on every rank, the result does not depend on their number.
     """
-    process, processes = share
+    rank, world_size = shard
     images, *rest = shape
-    keep = x.new_empty((processes * images, *rest)).bernoulli_(1.0 - rate)[process::processes]
+    keep = x.new_empty((world_size * images, *rest)).bernoulli_(1.0 - rate)[rank::world_size]
     return x * keep / (1.0 - rate)
 
 
@@ -30,12 +30,12 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.batch_share = (0, 1)
+        self.batch_shard = (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        return dropped(x, (x.shape[0], 1, 1, 1), self.rate, self.batch_share)
+        return dropped(x, (x.shape[0], 1, 1, 1), self.rate, self.batch_shard)
 
 
 class Block(nn.Module):
@@ -69,8 +69,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.convolved(x)
-        if not self.relu_before_se and isinstance(self.drop_path, nn.Identity) and fits(self.last_norm, self.se, u):
-            return excited_sum(u, self.downsample(x), self.last_norm, self.se)  # type: ignore[arg-type]
+        if not self.relu_before_se and isinstance(self.drop_path, nn.Identity) and can_fuse(self.last_norm, self.se, u):
+            return fused_bn_se_add_relu(u, self.downsample(x), self.last_norm, self.se)  # type: ignore[arg-type]
         u = self.last_norm(u)
         if self.relu_before_se:
             u = F.relu(u, inplace=True)

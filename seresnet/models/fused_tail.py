@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 
-def fits(norm: nn.Module, se: nn.Module, u: Tensor) -> bool:
-    """Tell whether `excited_sum` can stand for these modules: plain ones in training, on which nobody listens.
+def can_fuse(norm: nn.Module, se: nn.Module, u: Tensor) -> bool:
+    """Return whether `fused_bn_se_add_relu` can replace these modules: plain ones, in training, without hooks.
 
     A compiler fuses by itself, and better. On GPUs it has not been measured, and is not used.
     """
@@ -32,16 +32,16 @@ def fits(norm: nn.Module, se: nn.Module, u: Tensor) -> bool:
     return not any(m._forward_hooks or m._forward_pre_hooks for m in (norm, *se.modules()))
 
 
-def excited_sum(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeExcite) -> Tensor:
+def fused_bn_se_add_relu(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeExcite) -> Tensor:
     """Return ``relu(se(norm(u)) + shortcut)``, all ``(N, C, H, W)``, and move the statistics of ``norm``."""
     if norm.num_batches_tracked is not None and norm.track_running_stats:
         norm.num_batches_tracked.add_(1)
     statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
     matrices = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
-    return _ExcitedSum.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
+    return _FusedBnSeAddRelu.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
 
 
-class _ExcitedSum(torch.autograd.Function):
+class _FusedBnSeAddRelu(torch.autograd.Function):
     """``v = norm(u)``, ``s = sigmoid(w2 relu(w1 mean(v) + b1) + b2)``, ``y = relu(s * v + shortcut)``.
 
     Small tensors, ``(N, C, 1, 1)`` and ``(C,)``, are in the number format of the parameters, also under autocast.

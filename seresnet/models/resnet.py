@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.models.blocks import BLOCKS, Block, Bottleneck, dropped
-from seresnet.models.checkpointing import recomputed
+from seresnet.models.checkpointing import checkpointed
 from seresnet.models.config import SEResNetConfig
 
 
@@ -57,7 +57,7 @@ class SEResNet(nn.Module):
         self.num_classes = cfg.num_classes
         self.in_chans = cfg.in_chans
         self.drop_rate = cfg.drop_rate
-        self.batch_share = (0, 1)  # this process's of the batch; see `dropped`
+        self.batch_shard = (0, 1)  # this rank's part of the batch; see `dropped`
         self.grad_checkpointing = False
         self.labels: list[str] = []
         self.label_ids: list[str] = []
@@ -121,7 +121,7 @@ class SEResNet(nn.Module):
         if not (self.grad_checkpointing and self.training):
             return stage(x)
         for block in stage:
-            x = recomputed(block, x)
+            x = checkpointed(block, x)
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class SEResNet(nn.Module):
         if self.global_pool == "avg":
             x = x.mean((2, 3))  # (N, C, H, W) -> (N, C)
         if self.drop_rate > 0.0 and self.training:
-            x = dropped(x, x.shape, self.drop_rate, self.batch_share)
+            x = dropped(x, x.shape, self.drop_rate, self.batch_shard)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,10 +204,6 @@ class SEResNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations: less memory, more time."""
         self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Return names of parameters that take no weight decay beyond the norms and biases: none."""
-        return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Return regular expressions that sort parameter names into groups by depth, for layer-wise learning rates."""

@@ -112,7 +112,7 @@ def _check(out: Path, images: int, min_accuracy: float | None, exist_ok: bool) -
 
 def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tuple[str, SEResNet]:
     """Return a name and a network that can be quantized."""
-    from seresnet.models.fuse import InferenceForm
+    from seresnet.models.fuse import FusedSEResNet
     from seresnet.weights.load import network_of
     from seresnet.weights.source import locate
 
@@ -123,7 +123,7 @@ def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tup
         if origin.graph is not None:
             raise ConfigError(f"{fspath(model)} is an OpenVINO model: give the weights it was made of")
         name, network = fspath(model), network_of(origin)
-    if isinstance(network, InferenceForm):
+    if isinstance(network, FusedSEResNet):
         raise ConfigError("a fused network cannot be quantized: give the network that it was made of")
     if not network.num_classes:
         raise ConfigError("this model has no classifier, so that int8 cannot be compared with float32")

@@ -32,12 +32,11 @@ def parameter_groups(model: SEResNet, config: TrainConfig) -> list[dict[str, Any
     Each group's ``lr_scale`` is its learning rate over the schedule's: ``layer_decay`` to the power of its distance
     from the classifier, and the classifier's own ``head_lr_scale``.
     """
-    exempt = model.no_weight_decay()
     depths = layer_depths(model)
     head = max(depths.values())
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decays = config.decay_norms or (parameter.ndim > 1 and name not in exempt)
+        decays = config.decay_norms or parameter.ndim > 1
         is_head = name.startswith("fc.")
         scale = config.head_lr_scale if is_head else config.layer_decay ** (head - depths[name])
         groups.setdefault((decays, scale), []).append(parameter)

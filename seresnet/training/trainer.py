@@ -82,8 +82,8 @@ class Training:
         if config.sync_bn and self.several:
             synchronize(self.model, accelerator.device)
         for module in self.model.modules():
-            if hasattr(module, "batch_share"):
-                module.batch_share = (accelerator.process_index, accelerator.num_processes)
+            if hasattr(module, "batch_shard"):
+                module.batch_shard = (accelerator.process_index, accelerator.num_processes)
         self.ema = ModelEma(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = optimizer_for(self.model, config)
         self.loss = ImageLoss(config, multi_label, class_weights).to(accelerator.device)

@@ -16,7 +16,7 @@ from seresnet.common.files import atomic_file, write_text
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import to_legacy
@@ -31,10 +31,10 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
 
     Class names, WordNet ids and preprocessing travel with the weights. ``dtype`` is the floats' type in the file
     (``torch.float16`` halves it); loading gives float32. Returns the directory. Raises WeightsError for weights that
-    are not finite, for a network that is none of the named architectures, and for an inference form.
+    are not finite, for a network that is none of the named architectures, and for a fused network.
     """
-    if isinstance(model, InferenceForm):
-        raise WeightsError("an inference form has no weights of its own: save the network that it was made of")
+    if isinstance(model, FusedSEResNet):
+        raise WeightsError("a fused network cannot be saved: save the network that it was made from")
     directory = Path(directory)
     state = file_state(model, dtype)
     config = model_config(model)

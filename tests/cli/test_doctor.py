@@ -26,14 +26,6 @@ def test_it_knows_what_the_package_requires():
     assert set(doctor.CORE) == names(PROJECT["dependencies"])
 
 
-def test_it_knows_what_each_extra_brings():
-    known = {extra: {module for module, owner in EXTRAS.items() if owner == extra} for extra in EXTRAS.values()}
-    modules = {"scikit-image": "skimage", "scikit-learn": "sklearn", "python-multipart": "python_multipart"}
-    for extra, brought in known.items():
-        wanted = names(PROJECT["optional-dependencies"][extra]) - {"seresnet"}
-        assert brought == {modules.get(name, name) for name in wanted}
-
-
 def test_all_is_well_here():
     done = here("doctor")
     text = done.stdout.decode()
@@ -48,12 +40,12 @@ def test_all_is_well_here():
 def test_a_missing_package_is_a_fault_and_a_missing_extra_is_none(monkeypatch):
     found = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "safetensors" else found(name))
-    monkeypatch.setitem(EXTRAS, "a_module_that_nobody_has", "serve")
+    monkeypatch.setitem(EXTRAS, "a_module_that_nobody_has", "train")
     done = here("doctor")
     text = done.stdout.decode()
     assert done.returncode == 1 and text.endswith("1 to mend\n")
     assert 'run pip install "safetensors"' in text
-    assert 'a_module_that_nobody_has: pip install "seresnet[serve]"' in text
+    assert 'a_module_that_nobody_has: pip install "seresnet[train]"' in text
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from seresnet.models import blocks
-from seresnet.models.checkpointing import recomputed
-from seresnet.models.fused_tail import fits
+from seresnet.models.checkpointing import checkpointed
+from seresnet.models.fused_tail import can_fuse
 from seresnet.models.resnet import SEResNet
 from tests.networks import TINY, randomized
 
@@ -29,7 +29,7 @@ def step(model: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype | None = No
 
 def unfused(model: torch.nn.Module, x: torch.Tensor, monkeypatch, dtype: torch.dtype | None = None) -> torch.Tensor:
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "fits", lambda *modules: False)
+        patch.setattr(blocks, "can_fuse", lambda *modules: False)
         return step(model, x, dtype)
 
 
@@ -64,7 +64,7 @@ def test_under_autocast_it_is_as_near_to_float64_as_the_modules_are(monkeypatch)
 def test_gradients_of_one_block_by_differences():
     block = network().layer1[0].double()
     x = torch.randn(2, 8, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert fits(block.bn2, block.se, x)
+    assert can_fuse(block.bn2, block.se, x)
     assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-5)
 
 
@@ -78,26 +78,26 @@ def test_zero_scale_as_at_the_start_of_training_passes_a_gradient_to_it():
 def test_it_steps_aside_for_modules_that_are_not_plain():
     block = SEResNet(TINY).layer1[0].train()
     x = torch.randn(2, 8, 5, 5)
-    assert fits(block.bn2, block.se, x)
+    assert can_fuse(block.bn2, block.se, x)
     seen = []
     handle = block.se.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    assert not fits(block.bn2, block.se, x)
+    assert not can_fuse(block.bn2, block.se, x)
     block(x)
     assert len(seen) == 1
     handle.remove()
     with torch.no_grad():
-        assert not fits(block.bn2, block.se, x)
+        assert not can_fuse(block.bn2, block.se, x)
     block.bn2.eval()
-    assert not fits(block.bn2, block.se, x)
-    assert not fits(block.bn2, torch.nn.Identity(), x)
-    assert not fits(torch.nn.SyncBatchNorm(8), block.se, x)
+    assert not can_fuse(block.bn2, block.se, x)
+    assert not can_fuse(block.bn2, torch.nn.Identity(), x)
+    assert not can_fuse(torch.nn.SyncBatchNorm(8), block.se, x)
 
 
 def test_recomputing_moves_the_statistics_once():
     block = SEResNet(TINY).layer1[0].train()
     x = torch.randn(4, 8, 8, 8, requires_grad=True)
     twin = copy.deepcopy(block)
-    recomputed(block, x).square().sum().backward()
+    checkpointed(block, x).square().sum().backward()
     twin(x).square().sum().backward()
     assert int(block.bn2.num_batches_tracked) == 1
     for a, b in zip(block.buffers(), twin.buffers(), strict=True):

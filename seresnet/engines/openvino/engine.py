@@ -1,4 +1,4 @@
-"""The engine for CPUs: the network's inference form as an OpenVINO graph. Imports no torch for a graph from a file."""
+"""The engine for CPUs: the fused network as an OpenVINO graph. Imports no torch for a graph from a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KERNELS_KEPT = 1024  # of layers by their sizes, about five sizes of image; Open
 class OpenVINOEngine:
     """Run a network with OpenVINO on the CPU.
 
-    ``model`` is a network, which is brought into its inference form, an ``openvino.Model`` with `openvino_graph`'s
+    ``model`` is a network, which is fused, an ``openvino.Model`` with `openvino_graph`'s
     input and outputs, or the path of one (``.xml``). ``precision`` is "float32" (torch's numbers, but for rounding),
     "bfloat16", on some ARM processors "float16", each where the processor computes in it by itself; "int8" for a graph
     that was quantized, and only for such; "auto" is what the graph has or the fastest of the others. ``threads`` is

@@ -30,9 +30,9 @@ def graph_of(model: Any, core: Any) -> Any:
             raise ConfigError(f"{path}: not an OpenVINO model ({one_line(error)})") from None
     elif not isinstance(model, import_openvino().Model):
         from seresnet.engines.openvino.graph import openvino_graph
-        from seresnet.models.fuse import InferenceForm, gate_first
+        from seresnet.models.fuse import FusedSEResNet, fuse_network
 
-        model = openvino_graph(model if isinstance(model, InferenceForm) else gate_first(model))
+        model = openvino_graph(model if isinstance(model, FusedSEResNet) else fuse_network(model))
     names = {name for port in (*model.inputs, *model.outputs) for name in port.names}
     if not {"images", "logits", "features"} <= names:
         raise ConfigError("this OpenVINO model was not made by seresnet: it lacks images, logits or features")

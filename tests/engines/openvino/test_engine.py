@@ -16,7 +16,7 @@ from seresnet.common import machine
 from seresnet.engines.openvino.engine import OpenVINOEngine, images_per_request
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.errors import ConfigError
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from seresnet.models.variants import build
 from tests.networks import randomized, seresnet20
 
@@ -173,7 +173,7 @@ assert "torch" not in sys.modules
 
 
 def test_takes_a_form_and_a_graph_too() -> None:
-    form = gate_first(seresnet20())
+    form = fuse_network(seresnet20())
     for model in (form, openvino_graph(form)):
         assert_near(OpenVINOEngine(model, "cpu", "float32").logits(batch(2)), expected(batch(2))[0])
 
