@@ -9,40 +9,40 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from seresnet.data.decode import decode
+from seresnet.data.decode import MAX_PIXELS, decode
 from seresnet.inference.contact_sheet import FORMATS, draw_text
 from seresnet.inference.images import as_array
+from seresnet.inference.placing import Placer
 from seresnet.inference.prediction import Prediction
-from seresnet.inference.sort import cannot_write, write_new
 
 PAPER, INK, SOFT, BAR, TRACK = "#ffffff", "#1d2733", "#66727f", "#2f6fb0", "#eceff3"
 LEAST_WIDTH = 160  # smaller images are enlarged, so that the text can be read
 LARGEST_SIDE = 16_000  # WEBP ends at 16,383 pixels
 
 
-def save_annotated(source: Any, prediction: Prediction, folder: Path) -> Path | None:
-    """Write a copy of an image with its predictions below into a folder; return its path, None where it has none.
+class AnnotatedCopies:
+    """Writes a copy of each image, with its predictions below it, into a folder. Nothing is overwritten.
 
-    The name is kept; a number is added where another file has it, and ``.jpg`` where the format cannot be written.
-    Raises ConfigError or DiskFullError where nothing can be written.
+    The name is kept; a number is added where another file has it, and ``.jpg`` where its format cannot be written.
     """
-    if prediction.error is not None:
-        return None
-    name = Path(prediction.path or "image").name
-    if not isinstance(source, str | Path):
-        name = str(getattr(source, "key", name))
-    suffix = Path(name).suffix.lower()
-    if suffix not in FORMATS:
-        name, suffix = f"{name}.jpg", ".jpg"
-    pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
-    buffer = BytesIO()
-    options = {} if suffix == ".png" else {"quality": 90}
-    annotated(decode(as_array(source)), pairs).save(buffer, FORMATS[suffix], **options)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return write_new(folder, name, buffer.getvalue())
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+
+    def __init__(self, folder: Path, max_pixels: int = MAX_PIXELS) -> None:
+        self.folder, self.max_pixels = folder, max_pixels
+        self.placer = Placer()
+
+    def put(self, source: Any, prediction: Prediction) -> Path | None:
+        """Write a copy and return its path; None for an image without a prediction."""
+        if prediction.error is not None:
+            return None
+        name = str(getattr(source, "key", None) or Path(prediction.path or "image").name)
+        suffix = Path(name).suffix.lower()
+        if suffix not in FORMATS:
+            name, suffix = f"{name}.jpg", ".jpg"
+        pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
+        image = annotated(decode(as_array(source), max_pixels=self.max_pixels), pairs)
+        buffer = BytesIO()
+        image.save(buffer, FORMATS[suffix], **({} if suffix == ".png" else {"quality": 90}))
+        return self.placer.write(self.folder, name, buffer.getvalue())
 
 
 def annotated(image: Image.Image, pairs: Sequence[tuple[str, float]]) -> Image.Image:

@@ -87,8 +87,8 @@ class Classifier:
         """Yield a `Prediction` for each image, in order, in flat memory: a few batches are held, however many come.
 
         - `sources`: a path of a file, a folder (with all images below it) or a glob; an http(s) address; the bytes of
-          an image file; an open file; a Pillow image; an array (H, W, C) or a tensor (C, H, W) of uint8 or of floats from 0 to 1; N of
-          them as (N, H, W, C) or (N, C, H, W); or an iterable of any of these.
+          an image file; an open file; a Pillow image; an array (H, W, C) or a tensor (C, H, W) of uint8 or of floats
+          from 0 to 1; N of them as (N, H, W, C) or (N, C, H, W); or an iterable of any of these.
         - `topk`: the most probable classes to return, 1 or more; cut to the number of classes.
         - `batch_size`: images per batch, 1 or more; None takes what suits the engine.
         - `workers`: threads that decode the next images while the network runs; None: one per core; 0: none, and each

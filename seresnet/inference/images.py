@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fsdecode
@@ -82,7 +84,35 @@ def each_source(sources: Any, offline: bool | None = None, stdin: TextIO | None 
         else:
             name = fsdecode(source)
             paths = expand([name], stdin) if name != "-" or stdin is not None else iter([name])
-            yield from (WebImage(path, without_network) if is_url(path) else path for path in paths)
+            for path in paths:
+                if is_url(path):
+                    yield WebImage(path, without_network)
+                else:
+                    yield UnmatchedPattern(path) if path == name and is_pattern(path) else path
+
+
+@dataclass(frozen=True, slots=True)
+class UnmatchedPattern(StoredImage):
+    """A glob that no file matches: an image that cannot be read, with that as the reason."""
+
+    pattern: str
+
+    @property
+    def key(self) -> str:
+        """The pattern."""
+        return self.pattern
+
+    def read(self) -> bytes:
+        """Raise ImageError."""
+        raise ImageError("no file matches this pattern")
+
+    def __str__(self) -> str:
+        return self.pattern
+
+
+def is_pattern(name: str) -> bool:
+    """Return whether a name is a glob, and not a file with such characters in its name."""
+    return glob.has_magic(name) and not os.path.lexists(name)
 
 
 def one_or_many(sources: Any) -> Iterable[Any]:
