@@ -61,9 +61,11 @@ def test_images_are_sorted_by_class_and_the_doubtful_set_apart(photos, tmp_path,
     found = [(name.partition("/")[0], (out / name).read_bytes()) for name in files_in(out)]
     assert sorted(found) == sorted(expected)
     assert {name for name, _ in found} > {"unknown"}
-    assert {Path(name).name for name in files_in(out)} == {
-        "rocket.jpg", "rocket (2).jpg", "chelsea.png", "coffee.png"
-    } or {Path(name).name for name in files_in(out)} == {"rocket.jpg", "chelsea.png", "coffee.png"}  # fmt: skip
+    assert {Path(name).name.replace(" (2)", "") for name in files_in(out)} == {
+        "rocket.jpg",
+        "chelsea.png",
+        "coffee.png",
+    }
     assert all((out / name).is_symlink() == link for name in files_in(out))
     before = files_in(out)
     assert here(*arguments).returncode == 1
@@ -72,10 +74,7 @@ def test_images_are_sorted_by_class_and_the_doubtful_set_apart(photos, tmp_path,
 
 
 def test_nothing_is_overwritten_and_collisions_get_a_number(photos, tmp_path):
-    (label,) = {
-        row["predictions"][0]["label"]
-        for row in rows_of(here("predict", photos / "rocket.jpg", "--format=jsonl")).values()
-    }
+    label = load(device="cpu").predict(photos / "rocket.jpg")[0].labels[0]
     out = tmp_path / "sorted"
     (out / label).mkdir(parents=True)
     (out / label / "rocket.jpg").write_bytes(b"mine")
