@@ -1,4 +1,4 @@
-"""The command line: one file a verb. This one parses, calls the verb, and turns every way to fail into one line."""
+"""The command line, one file per verb. This one parses, calls the verb, and prints any failure as one line."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ VERBS = {
         "SOURCE...",
         "Classify images: files, folders, globs, or a list on stdin.",
     ),
-    "eval": ("seresnet.cli.eval:evaluate", "DATA", "Measure a model on labelled images."),
+    "eval": ("seresnet.cli.eval:evaluate", "DATA", "Evaluate a model on labelled images."),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
-    "pack": ("seresnet.cli.pack:pack", "DATA", "Put labelled images into tar shards."),
+    "pack": ("seresnet.cli.pack:pack", "DATA", "Pack labelled images into tar shards."),
     "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),
     "benchmark": (
         "seresnet.cli.benchmark:benchmark",
         "",
-        "Measure how fast models and engines are on this machine.",
+        "Compare the speed of models, engines and precisions on this machine.",
     ),
-    "models": ("seresnet.cli.models:models", "[PATTERN]", "List the networks, and the weights that have a name."),
-    "card": ("seresnet.cli.card:card", "MODEL", "Show what is known about one model."),
-    "doctor": ("seresnet.cli.doctor:doctor", "", "Check this installation, and show what it runs on."),
+    "models": ("seresnet.cli.models:models", "[PATTERN]", "List architectures and pretrained weights."),
+    "card": ("seresnet.cli.card:card", "MODEL", "Show a model: accuracy, preprocessing, training, source, license."),
+    "doctor": ("seresnet.cli.doctor:doctor", "", "Check the installation and show the hardware."),
 }
 
 
@@ -49,7 +49,7 @@ def make_app(asked: str | None = None) -> App:
     app = App(
         name="seresnet",
         usage="Usage: seresnet COMMAND",
-        help="SE-ResNets: classify images, train on your own, and measure what came of it.",
+        help="SE-ResNets: classify images, train on your own images, evaluate.",
         help_epilogue="Every command takes --debug, which shows the traceback of an error.",
         help_format="markdown",
         version=__version__,

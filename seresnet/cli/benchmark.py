@@ -12,7 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from seresnet.benchmarking.benchmark import Benchmark, Subject
 
-PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
+PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 
 
 def benchmark(
@@ -23,27 +23,26 @@ def benchmark(
     against: Annotated[
         list[str] | None,
         Parameter(
-            help="Engines (torch), precisions (float32), both (torch:float32), or models; by default all engines.",
+            help="Engines (torch), precisions (float32), both (torch:float32), or models (default: all engines).",
             consume_multiple=True,
         ),
     ] = None,
-    batch_size: Annotated[
-        list[int] | None, Parameter(help="Images at once, one or several.", consume_multiple=True)
-    ] = None,
-    rounds: Annotated[int, Parameter(help="Rounds in which all take turns, for each batch size.")] = 10,
-    engine: Annotated[str, Parameter(help="What runs --model.")] = "auto",
+    batch_size: Annotated[list[int] | None, Parameter(help="Batch sizes.", consume_multiple=True)] = None,
+    rounds: Annotated[int, Parameter(help="Rounds per batch size; each candidate runs once per round.")] = 10,
+    engine: Annotated[str, Parameter(help="Inference engine of --model.")] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16", "int8"], Parameter(help="What --model computes in.")
+        Literal["auto", "float32", "bfloat16", "float16", "int8"], Parameter(help="Numeric precision of --model.")
     ] = "auto",
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
-    out: Annotated[Path | None, Parameter(help="Write JSON, CSV and a picture into this folder.")] = None,
-    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")] = None,
+    out: Annotated[Path | None, Parameter(help="Write JSON, CSV and a plot into this folder.")] = None,
+    offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the report in --out.")] = False,
 ) -> int:
-    """Measure a model against other engines, precisions or models, on random images of its own size.
+    """Compare the speed of a model with other engines, precisions or models, on random images of its input size.
 
-    All take turns in this one process, in rounds whose order changes; figures are medians of the rounds with their
-    quartiles, and ratios are taken within a round. Close other programs first. A bare architecture gets random weights.
+    All candidates run in this process, in rounds with a shuffled order; the results are medians over the rounds with
+    quartiles, and ratios are taken within a round. Close other programs first. An architecture without a tag gets
+    random weights.
     """
     from seresnet.benchmarking.benchmark import BATCH_SIZES, check
     from seresnet.benchmarking.benchmark import benchmark as measure
@@ -75,7 +74,7 @@ def benchmark(
 
 
 class _Progress:
-    """Name what is ready, and count rounds: as a bar on a terminal, now and then as a plain line elsewhere."""
+    """Print what is loaded, and count rounds: a progress bar on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, rounds: int, sizes: int) -> None:
         from rich.console import Console
@@ -94,7 +93,7 @@ class _Progress:
             self._bar.stop()
 
     def opened(self, subject: Subject) -> None:
-        """Say that a subject is ready."""
+        """Print a candidate that has been loaded."""
         from seresnet.common.text import printable
 
         print(f"{printable(subject.name)}: {subject.clf.engine.describe()}", file=sys.stderr, flush=True)
@@ -113,7 +112,7 @@ class _Progress:
 
 
 def _show(result: Benchmark) -> None:
-    """Print the machine and a table a batch size to stdout."""
+    """Print the machine, and a table per batch size, to stdout."""
     from rich.console import Console
 
     from seresnet.benchmarking.report import heading, table

@@ -31,15 +31,15 @@ TABLE_PEEK = 32  # rows that decide how wide the columns of a table are
 def predict(
     *sources: Annotated[
         str,
-        Parameter(help="Image files, folders (with all below), globs, http(s) addresses, or - for a list on stdin."),
+        Parameter(help="Image files, folders (searched recursively), globs, http(s) URLs, or - for a list on stdin."),
     ],
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
-    topk: Annotated[int, Parameter(help="Classes to show for each image.")] = 5,
+    topk: Annotated[int, Parameter(help="Number of classes per image.")] = 5,
     format: Annotated[Literal["table", "json", "jsonl", "csv"], Parameter(help="Output format.")] = "table",
     out: Annotated[
-        Path | None, Parameter(help="Write the results to this file; FILE.*.partial until it is whole.")
+        Path | None, Parameter(help="Write the results to this file instead of stdout (FILE.*.partial until complete).")
     ] = None,
     spreadsheet: Annotated[
         bool, Parameter(help="CSV: put ' before cells that begin with = + - @, so that spreadsheets run no formula.")
@@ -53,15 +53,15 @@ def predict(
     threshold: Annotated[
         float | None, Parameter(help="With --sort-into: images below this probability go into unknown/.")
     ] = None,
-    batch_size: Annotated[int | None, Parameter(help="Batch size (default: what suits the device).")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU where there is one).")] = None,
+    batch_size: Annotated[int | None, Parameter(help="Batch size (default: chosen for the device).")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")] = None,
     engine: Annotated[
         Literal["auto", "openvino", "onnxruntime", "torch", "torch-compile"],
-        Parameter(help="What runs the network: openvino on CPUs, torch on GPUs."),
+        Parameter(help="Inference engine (auto: openvino on CPUs, torch on GPUs)."),
     ] = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Parameter(help="Numeric precision; auto is the fastest that needs no calibration."),
+        Parameter(help="Numeric precision (auto: the fastest that needs no calibration)."),
     ] = "auto",
     calibration: Annotated[
         Path | None, Parameter(help="Representative images for int8 calibration (about 300 are enough).")
@@ -70,9 +70,9 @@ def predict(
     workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
 ) -> int:
-    """Classify images, from files, folders, globs, http(s) addresses, or a list on stdin.
+    """Classify images, from files, folders, globs, http(s) URLs, or a list on stdin.
 
-    Results go to stdout, one for each image and in order. The exit code is 1 if an image could not be read.
+    Results go to stdout, one per image and in order. The exit code is 1 if an image could not be read.
     """
     from seresnet.cli.output import check_out
     from seresnet.cli.progress import ImageProgress, announce
@@ -102,7 +102,7 @@ def predict(
     announce(clf, model)
     images = Images(each_source(given, offline or None, sys.stdin))
     predictions = clf.stream(images, topk, batch_size, workers)
-    drawn: list[Prediction] = []
+    drawn: list[tuple[Any, Prediction]] = []
     actions = _actions(clf, drawn if sheet else None, save, sort_into, link, threshold)
     countable = None if "-" in given else lambda: sum(1 for _ in each_source(given, True))
     with ImageProgress(bar=out is not None or not sys.stdout.isatty(), count=countable) as progress:
@@ -110,7 +110,7 @@ def predict(
         _write(rows, _Output(format, min(topk, clf.num_classes), out, spreadsheet), progress)
     print(progress.summary(), file=sys.stderr)
     if sheet is not None and drawn:
-        _draw(drawn, sheet, clf.model_name)
+        _draw(drawn, sheet, clf.model_name, clf.max_pixels)
     return 1 if progress.unreadable else 0
 
 
@@ -171,7 +171,7 @@ Action = Callable[[Any, "Prediction"], object]
 
 def _actions(
     clf: Classifier,
-    drawn: list[Prediction] | None,
+    drawn: list[tuple[Any, Prediction]] | None,
     save: Path | None,
     sort_into: Path | None,
     link: bool,
@@ -180,7 +180,7 @@ def _actions(
     """Return what is done with each image and its prediction besides writing its row."""
     actions: list[Action] = []
     if drawn is not None:
-        actions.append(lambda _, prediction: drawn.append(prediction) if len(drawn) < SHEET_IMAGES else None)
+        actions.append(lambda *predicted: drawn.append(predicted) if len(drawn) < SHEET_IMAGES else None)
     if sort_into is not None:
         from seresnet.inference.sort import ImageSorter
 
@@ -235,19 +235,22 @@ def _write(predictions: Iterator[Prediction], output: _Output, progress: ImagePr
             stream.flush()
 
 
-def _draw(predictions: list[Prediction], sheet: Path, heading: str) -> None:
-    """Draw the contact sheet, from the files once more: the run itself keeps no pictures."""
+def _draw(predicted: list[tuple[Any, Prediction]], sheet: Path, heading: str, max_pixels: int) -> None:
+    """Draw the contact sheet from the files, which are read again: predictions keep no images."""
     from seresnet.data.decode import decode
+    from seresnet.errors import ImageError
     from seresnet.inference.contact_sheet import contact_sheet
 
     def rows() -> Iterator[tuple[Image | None, str, list[tuple[str, float]]]]:
-        for prediction in predictions:
+        for source, prediction in predicted:
             title = printable(Path(prediction.path or "").name)
-            if prediction.error is not None:
-                yield None, title, [(prediction.error, 0.0)]
-            elif prediction.path is not None:
-                pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
-                yield decode(prediction.path), title, pairs
+            pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
+            try:
+                if prediction.error is not None:
+                    raise ImageError(prediction.error)
+                yield decode(source, max_pixels=max_pixels), title, pairs
+            except ImageError as error:
+                yield None, title, [(str(error), 0.0)]
 
     contact_sheet(rows(), sheet, heading=heading)
     print(f"contact sheet: {sheet}", file=sys.stderr)

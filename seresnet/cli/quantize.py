@@ -1,4 +1,4 @@
-"""``seresnet quantize``: a model in int8, and what that changed."""
+"""``seresnet quantize``: quantize a model to int8 and compare it with float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from seresnet.quantization.report import QuantizationReport
 
-PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
+PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 
 
 def quantize(
@@ -67,7 +67,7 @@ def quantize(
 
 
 class _Progress:
-    """Say which stage goes on and how far it is: as a bar on a terminal, now and then as a plain line elsewhere."""
+    """Show the stage and its progress: a progress bar on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self) -> None:
         from rich.console import Console
