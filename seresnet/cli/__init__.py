@@ -12,8 +12,10 @@ from difflib import get_close_matches
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from seresnet.cli.arguments import STDIN
+from seresnet.cli.streams import Terminated, handled_signals
 from seresnet.common.extras import extra_behind
-from seresnet.common.text import printable
+from seresnet.common.files import disk_full
+from seresnet.common.text import one_line, printable
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__
 
@@ -69,14 +71,17 @@ def run(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
     try:
-        result = make_app(tokens[0] if tokens else None)(
-            tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
-        )
-        sys.stdout.flush()
+        with handled_signals():
+            result = make_app(tokens[0] if tokens else None)(
+                tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
+            )
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
         _silence_stdout()
         return 128 + signal.SIGPIPE
+    except Terminated:
+        return _fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -84,6 +89,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug and not isinstance(error, CycloptsError):
             raise
+        if _stdout_failed(error):
+            return _fail(f"stdout cannot be written to ({one_line(error)}): the results are cut short", 2)
         return _fail(explain(error), error.exit_code if isinstance(error, SeresnetError) else 2)
 
 
@@ -121,6 +128,18 @@ def _fail(reason: str, code: int) -> int:
     """Print the one line, and return the exit code."""
     print(f"seresnet: error: {printable(reason)}", file=sys.stderr)
     return code
+
+
+def _stdout_failed(error: Exception) -> bool:
+    """Return whether stdout cannot be written to, such as for a full disk; what is buffered for it is given up."""
+    if isinstance(error, SeresnetError) or not isinstance(error, OSError) or error.filename is not None:
+        return False
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+        return True
+    return disk_full(error)
 
 
 def _silence_stdout() -> None:

@@ -136,7 +136,7 @@ def openvino_devices() -> Iterator[Fact]:
             auto = f", auto is {engine_class('openvino').resolve('auto')}" if device == "CPU" else ""
             yield f"openvino {device}", f"{name}: {formats}{auto}", True
     except (ImportError, OSError, RuntimeError) as error:
-        yield "openvino", f"does not work ({' '.join(str(error).split())}): torch runs in its place", False
+        yield "openvino", f"does not work ({' '.join(str(error).split())}): using torch instead", False
 
 
 def weights() -> Iterator[Fact]:

@@ -78,6 +78,8 @@ class ImageProgress:
 
     def summary(self) -> str:
         """Return what was done, in one line."""
+        if not self.done:
+            return "no images"
         seconds = time.perf_counter() - self._start
         text = f"{self.done:,} image{'' if self.done == 1 else 's'} in {seconds:.1f} s ({self.rate:,.1f} images/s)"
         return f"{text}, {self.unreadable:,} of them could not be read" if self.unreadable else text
