@@ -57,8 +57,9 @@ def imagenet_2018_paper() -> TrainConfig:
     (23.29 % error) for SE-ResNet-50 (arXiv 1709.01507, table 2).
 
     Source: arXiv 1709.01507, section "Implementation", which has neither dropout nor label smoothing for this network.
-    Its initialization is that of arXiv 1502.01852, so the last batch norm of each block starts at one. Rotation and pixel noise are not in the paper but in the authors' repository; ``--set rotation=0 --set
-    pixel_noise=0`` leaves them out.
+    Its initialization is that of arXiv 1502.01852, so the last batch norm of each block starts at one. Rotation and
+    pixel noise are not in the paper but in the authors' repository; ``--set rotation=0 --set pixel_noise=0`` leaves
+    them out.
     """
     return replace(imagenet_2018(), drop_rate=0.0, label_smoothing=0.0, zero_init_last=False)
 
