@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from seresnet.benchmarking.benchmark import Benchmark, Subject
+    from seresnet.benchmarking.benchmark import Benchmark
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 
@@ -48,13 +48,16 @@ def benchmark(
     from seresnet.benchmarking.benchmark import benchmark as measure
     from seresnet.benchmarking.report import write_benchmark
     from seresnet.common.files import check_report_folder
+    from seresnet.common.progress import Progress
+    from seresnet.common.text import printable
     from seresnet.inference.classifier import DEFAULT_MODEL
 
     sizes = batch_size or list(BATCH_SIZES)
     check(sizes, rounds)
     if out is not None:
         check_report_folder(out, exist_ok)
-    with _Progress(rounds, len(set(sizes))) as progress:
+    total, done = rounds * len(set(sizes)), count(1)
+    with Progress(seconds=PLAIN_SECONDS) as progress:
         result = measure(
             model or DEFAULT_MODEL,
             against,
@@ -64,51 +67,13 @@ def benchmark(
             precision,
             device,
             offline or None,
-            progress.opened,
-            progress.round,
+            lambda subject: progress.say(f"{printable(subject.name)}: {subject.clf.engine.describe()}"),
+            lambda size, _: progress.update("rounds", next(done), total, f"batch {size}"),
         )
     _show(result)
     if out is not None:
         print(f"report in {write_benchmark(result, out, exist_ok)}", file=sys.stderr)
     return 0
-
-
-class _Progress:
-    """Print what is loaded, and count rounds: a progress bar on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, rounds: int, sizes: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._total, self._done, self._last = rounds * sizes, 0, time.monotonic()
-        console = Console(stderr=True)
-        columns = BarColumn(36), MofNCompleteColumn(), TextColumn("rounds, {task.description}"), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def opened(self, subject: Subject) -> None:
-        """Print a candidate that has been loaded."""
-        from seresnet.common.text import printable
-
-        print(f"{printable(subject.name)}: {subject.clf.engine.describe()}", file=sys.stderr, flush=True)
-
-    def round(self, size: int, index: int) -> None:
-        """Count a round."""
-        self._done += 1
-        if self._bar:
-            if not self._bar.tasks:
-                self._bar.add_task("", total=self._total)
-                self._bar.start()
-            self._bar.update(self._bar.tasks[0].id, completed=self._done, description=f"batch {size}")
-        elif time.monotonic() - self._last > PLAIN_SECONDS:
-            self._last = time.monotonic()
-            print(f"batch {size}: round {index}", file=sys.stderr, flush=True)
 
 
 def _show(result: Benchmark) -> None:

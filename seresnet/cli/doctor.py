@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from seresnet.common.extras import EXTRAS
 from seresnet.common.machine import processor
+from seresnet.common.text import one_line
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__
 
@@ -136,7 +137,7 @@ def openvino_devices() -> Iterator[Fact]:
             auto = f", auto is {engine_class('openvino').resolve('auto')}" if device == "CPU" else ""
             yield f"openvino {device}", f"{name}: {formats}{auto}", True
     except (ImportError, OSError, RuntimeError) as error:
-        yield "openvino", f"does not work ({' '.join(str(error).split())}): using torch instead", False
+        yield "openvino", f"does not work ({one_line(error)}): using torch instead", False
 
 
 def weights() -> Iterator[Fact]:
