@@ -43,6 +43,7 @@ PUBLISHED = {
         "lr": 0.6,
         "label_smoothing": 0.0,
         "drop_rate": 0.0,
+        "zero_init_last": False,
     },
     # arXiv 2110.00476, table 2, column A2
     "imagenet-modern": {
@@ -91,9 +92,13 @@ def test_the_networks_of_the_cifar_recipes_differ_from_the_papers_as_their_docst
     assert all(f"{count:,}" in text for count in counts)
 
 
-def test_the_papers_recipe_differs_from_the_index_in_two_settings():
+def test_the_papers_recipe_differs_from_the_index_in_three_settings():
     index, paper = recipe("imagenet-2018").to_dict(), recipe("imagenet-2018-paper").to_dict()
-    assert {key for key in index if index[key] != paper[key]} == {"drop_rate", "label_smoothing"}
+    assert {key for key in index if index[key] != paper[key]} == {
+        "drop_rate",
+        "label_smoothing",
+        "zero_init_last",
+    }
 
 
 def test_accuracies_in_docstrings_are_those_of_the_index():
