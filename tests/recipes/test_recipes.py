@@ -7,6 +7,7 @@ from seresnet.models.count import count_parameters
 from seresnet.models.variants import VARIANTS, build
 from seresnet.recipes import RECIPES, recipe
 from seresnet.training.config import TrainConfig
+from seresnet.training.optim import parameter_groups
 from seresnet.weights.index import entries
 
 # What the sources say, not what the recipes happen to hold.
@@ -108,6 +109,15 @@ def test_accuracies_in_docstrings_are_those_of_the_index():
         assert f"{entries()[name].results[row].top1:.2f} %" in text
     assert f"{entries()['seresnet50.a3_in1k'].results[1].top1:.2f} % at 224" in text
     assert f"{entries()['legacy_seresnet50.in1k'].top1:.2f} %" in RECIPES["imagenet-2018"].__doc__
+
+
+def test_the_classifiers_rate_is_as_many_times_the_last_stages_as_finetune_says():
+    config = recipe("finetune")
+    model = build("seresnet20")
+    groups = parameter_groups(model, config)
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    ratio = scale[id(model.fc.weight)] / scale[id(model.layer3[0].conv1.weight)]
+    assert f"{ratio:.1f} times the last stage's" in RECIPES["finetune"].__doc__
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
