@@ -41,7 +41,7 @@ def read_images(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[list[ReadImage]]:
-    """Decode and crop images in threads, up to two batches ahead of the one that is handed out.
+    """Decode and crop images in threads, up to two batches ahead of the one that is returned.
 
     - `sources`: paths, image bytes, open files, Pillow images, arrays (H, W, C) or tensors (C, H, W).
     - `workers`: threads, 0 or more; None takes one per core.
@@ -70,7 +70,7 @@ def to_batch(images: Iterable[ReadImage], preprocess: Preprocess) -> Batch:
 
 
 def each_source(sources: Any, offline: bool | None = None, stdin: TextIO | None = None) -> Iterator[Any]:
-    """Yield every image of what a user handed over: one of them or an iterable, folders, globs and lists expanded.
+    """Yield every image of the given sources: one of them or an iterable, folders, globs and lists expanded.
 
     An http(s) address becomes a `WebImage`; ``-`` is the list on ``stdin``, where that is given. Raises ConfigError for
     what holds no images by its type.
