@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-from filelock import FileLock, Timeout
-
 from seresnet.errors import ConfigError, DiskFullError
 
 log = logging.getLogger("seresnet")
@@ -146,6 +143,8 @@ def cache_folder() -> Path | None:
     """Return ``$SERESNET_CACHE``, or the platform's folder for caches; None where a user has no home."""
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
+    import platformdirs
+
     try:
         folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
     except RuntimeError:
@@ -156,6 +155,8 @@ def cache_folder() -> Path | None:
 @contextlib.contextmanager
 def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is created; ``waiting`` is logged where another process holds it."""
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

@@ -1,4 +1,4 @@
-"""Fine-tune pretrained weights on labelled images of one's own."""
+"""Fine-tune pretrained weights on your own labelled images."""
 
 from seresnet.training.config import TrainConfig
 

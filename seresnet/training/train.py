@@ -147,7 +147,9 @@ def run(
         state = trainer.run(checkpoint)
         last_score = folder.rows[-1][trainer.score] if folder else state.best_score
     except BaseException as error:
-        if folder and not isinstance(error, TrainingStopped):  # whose line is there already
+        if folder and isinstance(error, TrainingStopped):
+            log.info("%s", error)
+        elif folder:
             folder.log_end(error)
         raise
     finally:

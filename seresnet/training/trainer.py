@@ -6,8 +6,6 @@ so an interrupted run continues as if it had never stopped: there is no random s
 
 from __future__ import annotations
 
-import logging
-import math
 import signal
 import time
 import warnings
@@ -26,7 +24,6 @@ from seresnet.common.progress import Progress
 from seresnet.data.augment import BatchAugment, uniform_samples
 from seresnet.data.loader import Batch, Loader
 from seresnet.data.parallel import batched
-from seresnet.errors import SeresnetError
 from seresnet.models.resnet import SEResNet
 from seresnet.training.checkpoint import save_state
 from seresnet.training.config import TrainConfig
@@ -36,7 +33,7 @@ from seresnet.training.losses import ImageLoss, soft_targets
 from seresnet.training.messages import chance_score, log_epoch, log_resume
 from seresnet.training.mixup import Mixup
 from seresnet.training.network import freeze_batch_norm, shard_dropout
-from seresnet.training.non_finite import DIVERGED, NonFiniteGuard, l1_norm
+from seresnet.training.non_finite import NonFiniteGuard, check_finite, l1_norm
 from seresnet.training.optim import create_optimizer, learning_rate, set_learning_rate
 from seresnet.training.ranks import average_across_ranks, sum_over_ranks
 from seresnet.training.run_folder import RunFolder, draw_curves
@@ -45,8 +42,6 @@ from seresnet.training.state import StepTotals, TrainState, seed_torch
 from seresnet.training.sync_batch_norm import convert_sync_batch_norm
 from seresnet.training.validation import ValidationMetrics
 from seresnet.weights.save import save
-
-log = logging.getLogger("seresnet")
 
 
 class Trainer:
@@ -270,10 +265,7 @@ class Trainer:
         """Raise TrainingStopped on all ranks where one was told to stop, once the checkpoint is written."""
         if self.stopping:
             self.accelerator.wait_for_everyone()  # torchrun ends all ranks when the first one exits
-            stopped = TrainingStopped(self.stop.number or signal.SIGTERM, self.state.epoch + 1, self.state.step)
-            if self.folder:
-                log.info("%s", stopped)
-            raise stopped
+            raise TrainingStopped(self.stop.number or signal.SIGTERM, self.state.epoch + 1, self.state.step)
 
     # Checkpoints
 
@@ -281,10 +273,7 @@ class Trainer:
         """Write everything that `restore` needs; the previous checkpoint stays until this one is whole."""
         if not self.folder:
             return
-        if not math.isfinite(l1_norm([v for v in self.model.state_dict().values() if v.is_floating_point()]).item()):
-            raise SeresnetError(
-                f"the weights are no longer finite; {DIVERGED}. The last checkpoint is from before that"
-            )
+        check_finite(self.model)
         checkpoint = {
             "fingerprint": self.fingerprint,
             "config": self.config.to_dict(),
