@@ -33,8 +33,8 @@ def train(
     recipe: Annotated[
         str | None,
         Parameter(
-            help="Recipe: finetune (default), imagenet-2018, imagenet-2018-paper, imagenet-modern, cifar10, "
-            "cifar100, debug, or FILE.py:function (runs that file: use only files you trust)."
+            help="Recipe: finetune (default), probe, imagenet-2018, imagenet-2018-paper, imagenet-modern, "
+            "cifar10, cifar100, debug, or FILE.py:function (runs that file: use only files you trust)."
         ),
     ] = None,
     config: Annotated[
@@ -148,12 +148,14 @@ def summary(result: TrainResult) -> str:
     """Return the outcome of a run, and below it the folders of its models."""
     from seresnet.training.validation import SCORES
 
-    return (
-        f"{result.epochs} epoch{'s' if result.epochs != 1 else ''} in {result.seconds:.0f} s; "
-        f"validation {SCORES[result.score]} last {100 * result.last_score:.2f} %, "
-        f"best {100 * result.best_score:.2f} % (epoch {result.best_epoch})\n"
-        f"{result.last}\n{result.best}"
-    )
+    score = SCORES[result.score]
+    if result.epochs:
+        best = f"best {100 * result.best_score:.2f} % (epoch {result.best_epoch})"
+        length = f"{result.epochs} epoch{'s' if result.epochs != 1 else ''}"
+        line = f"{length} in {result.seconds:.0f} s; validation {score} last {100 * result.last_score:.2f} %, {best}"
+    else:
+        line = f"linear probe in {result.seconds:.0f} s; validation {score} {100 * result.best_score:.2f} %"
+    return f"{line}\n{result.last}\n{result.best}"
 
 
 def run_name(recipe: str | None, config: Path | None) -> str:

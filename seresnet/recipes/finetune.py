@@ -23,6 +23,7 @@ def finetune() -> TrainConfig:
     return TrainConfig(
         model="seresnet20.cifar10",
         pretrained=True,
+        linear_probe=True,
         freeze_bn="auto",
         crop="resized",
         crop_scale=(0.35, 1.0),

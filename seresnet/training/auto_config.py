@@ -21,7 +21,7 @@ from seresnet.models.resnet import SEResNet
 from seresnet.training.config import TrainConfig
 
 MIN_STEPS_PER_EPOCH = 16  # where the batch size is chosen automatically
-MIN_BATCH_NORM_IMAGES = 16  # below, the batch's statistics are too noisy (arXiv 1803.08494, figure 1)
+MIN_BATCH_NORM_IMAGES = 4  # below, the statistics of the batch are too noisy to train with
 MEMORY_FRACTION = 0.7  # for activations, gradients and the optimizer
 BF16_FRACTION = 0.6  # of float32's activation memory in bfloat16: some activations stay float32
 WEIGHT_COPIES = 6  # weights, gradients, up to two of the optimizer's, the moving average, and a temporary one

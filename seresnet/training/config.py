@@ -47,7 +47,8 @@ class TrainConfig:
     pretrained: bool = False
     drop_rate: DropRate | None = None  # dropout before the classifier; None: the network's own
     drop_path_rate: DropRate = 0.0
-    freeze_bn: bool | Literal["auto"] = False  # keep batch norm's statistics; auto: pretrained, batches under 16 images
+    freeze_bn: bool | Literal["auto"] = False  # keep batch norm's statistics; auto: pretrained, batches under 4 images
+    linear_probe: bool = False  # fit the classifier to the features first, and start from it (arXiv 2202.10054)
     grad_checkpointing: bool = False  # recompute each block in backward: less memory, more time
     zero_init_last: bool = True  # from scratch: start the last batch norm of each block at zero
     # images
@@ -70,7 +71,7 @@ class TrainConfig:
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha; with both, each batch takes one of them at random
     val_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.1  # held out of train where there is no validation set
     # optimization
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 100
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 100  # 0: the linear probe alone
     global_batch_size: Annotated[int, Field(ge=2, le=2**20)] = 128
     auto_batch_size: bool = False  # lower global_batch_size to suit the data, raise grad_accum_steps to fit the memory
     grad_accum_steps: Annotated[int, Field(ge=1, le=2**16)] = 1  # micro-batches of each step and rank
@@ -110,6 +111,8 @@ class TrainConfig:
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"grad_accum_steps {self.grad_accum_steps}; change one of them"
             )
+        if self.epochs == 0 and not self.linear_probe:
+            raise ConfigError("epochs is 0, which trains nothing: give 1 or more, or linear_probe=true as well")
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ConfigError(f"crop_scale is {self.crop_scale}: the smaller fraction of the area comes first")
 

@@ -113,6 +113,14 @@ def _name(image: object, images: ImageSet) -> str:
     return short(str(image))
 
 
+def log_probe(weight_decay: float, seconds: float, score: str, value: float) -> None:
+    """Log the linear probe."""
+    log.info(
+        "linear probe in %s: %s %.2f %% on validation, weight decay %g",
+        *(duration(seconds), SHORT_SCORES[score], 100 * value, weight_decay),
+    )
+
+
 def log_epoch(
     row: dict[str, float],
     state: TrainState,

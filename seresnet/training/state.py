@@ -24,6 +24,12 @@ class TrainState:
     best_score: float = -1.0  # of the validation metric that `best/` is chosen by
     best_epoch: int = 0  # when it was reached
 
+    def start_from(self, loss: float, top1: float, metrics: dict[str, float], score: float) -> dict[str, float]:
+        """Take the scores of the linear probe as the ones to improve on, and return its row in ``metrics.csv``."""
+        self.best_score, self.best_epoch = score, 0
+        row = {"epoch": 0, "step": 0, "lr": 0.0, "train_loss": loss, "train_top1": top1, **metrics}
+        return row | {"images_per_s": 0.0, "seconds": self.seconds}
+
     def finish_epoch(self, lr: float, metrics: dict[str, float], score: float, images_per_s: float) -> dict[str, float]:
         """Go to the next epoch, and return the row of the finished one in ``metrics.csv``."""
         self.epoch, self.batch = self.epoch + 1, 0

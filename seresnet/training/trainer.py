@@ -29,8 +29,9 @@ from seresnet.training.checkpoint import save_state
 from seresnet.training.config import TrainConfig
 from seresnet.training.device import to_device
 from seresnet.training.ema import ModelEma
+from seresnet.training.linear_probe import linear_probe, set_classifier
 from seresnet.training.losses import ImageLoss, soft_targets
-from seresnet.training.messages import chance_score, log_epoch, log_resume
+from seresnet.training.messages import chance_score, log_epoch, log_probe, log_resume
 from seresnet.training.mixup import Mixup
 from seresnet.training.network import freeze_batch_norm, shard_dropout
 from seresnet.training.non_finite import NonFiniteGuard, check_finite, l1_norm
@@ -103,6 +104,8 @@ class Trainer:
         if checkpoint:
             self.restore(checkpoint)
         with self.stop.listening():
+            if self.config.linear_probe and self.state.best_score < 0:  # no epoch and no probe is in the checkpoint
+                self.fit_classifier()
             while self.state.epoch < self.config.epochs and not self.out_of_patience():
                 start = time.perf_counter()
                 self.train_epoch()
@@ -110,6 +113,22 @@ class Trainer:
                 self.epoch_seconds.append(time.perf_counter() - start)
                 self.end_epoch(metrics)
         return self.state
+
+    def fit_classifier(self) -> None:
+        """Start from the linear probe, whose metrics are those of epoch 0: `best/` is never worse than it."""
+        precision = self.config.precision
+        losses = (self.loss, self.val_loss)
+        result = linear_probe(self.model, self.train_data, self.val_data, *losses, self.accelerator, precision)
+        for model in (self.model, self.ema_model()):
+            set_classifier(model, result)
+        self.state.seconds += result.seconds
+        metrics = self.validate(self.ema_model())
+        row = self.state.start_from(result.train_loss, result.train_top1, metrics, metrics[self.score])
+        if self.folder:
+            log_probe(result.weight_decay, result.seconds, self.score, metrics[self.score])
+            self.write_models(self.folder, row, improved=True)
+        self.save_checkpoint()
+        self.accelerator.wait_for_everyone()
 
     def train_epoch(self) -> None:
         """Train on every image once, or after a resume on those that are left."""
@@ -251,6 +270,10 @@ class Trainer:
         """Log an epoch, and write its row and its models."""
         seconds = sum(self.epoch_seconds) / max(1, len(self.epoch_seconds))
         log_epoch(row, self.state, self.config, self.score, seconds, self.chance, self.out_of_patience())
+        self.write_models(folder, row, improved)
+
+    def write_models(self, folder: RunFolder, row: dict[str, float], improved: bool) -> None:
+        """Write a row of ``metrics.csv``, the curves, and the models."""
         folder.add_epoch(row)
         save(self.ema_model(), folder.out / "last")
         if improved:
