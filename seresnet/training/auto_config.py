@@ -22,6 +22,7 @@ from seresnet.training.config import TrainConfig
 
 MIN_STEPS_PER_EPOCH = 16  # where the batch size is chosen automatically
 MIN_BATCH_NORM_IMAGES = 4  # below, the statistics of the batch are too noisy to train with
+FROZEN_CLIP_GRAD = 1.0  # of batch norm with frozen statistics, see benchmarks/2026-11-25-few-images.md
 MEMORY_FRACTION = 0.7  # for activations, gradients and the optimizer
 BF16_FRACTION = 0.6  # of float32's activation memory in bfloat16: some activations stay float32
 WEIGHT_COPIES = 6  # weights, gradients, up to two of the optimizer's, the moving average, and a temporary one
@@ -63,6 +64,8 @@ def resolve_auto_settings(
     if config.freeze_bn == "auto":
         few = config.global_batch_size // world // config.grad_accum_steps < MIN_BATCH_NORM_IMAGES
         config = replace(config, freeze_bn=config.pretrained and few)
+        if config.freeze_bn and config.clip_grad is None:  # nothing normalizes the activations: without, it diverged
+            config = replace(config, clip_grad=FROZEN_CLIP_GRAD)
     return replace(config, loss="bce") if multi_label else config
 
 

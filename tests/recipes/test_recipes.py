@@ -180,7 +180,7 @@ def test_a_recipe_of_ones_own(tmp_path):
         (
             "from seresnet.training.config import TrainConfig\ndef f():\n    return TrainConfig(epochs=0)",
             ":f",
-            r"mine\.py, line 3: ConfigError: epochs cannot be 0: it takes a whole number from 1",
+            r"mine\.py, line 3: ConfigError: epochs is 0, which trains nothing",
         ),
     ],
 )

@@ -32,7 +32,8 @@ def test_an_epoch_has_sixteen_steps_where_the_data_has_them(images, size):
     config = settled(AUTO, images)
     assert config.global_batch_size == size
     assert not config.auto_batch_size
-    assert config.freeze_bn == (size < 16)
+    assert config.freeze_bn == (size < 4)
+    assert config.clip_grad == (1.0 if size < 4 else None)
 
 
 def test_the_learning_rate_follows_the_batch():

@@ -43,7 +43,7 @@ def test_text_is_read_by_type(text, value):
         ("epoch=1", "did you mean epochs"),
         ("epochs=many", "epochs cannot be 'many': it takes a whole number"),
         ("epochs=1.5", "it takes a whole number"),
-        ("epochs=0", "epochs cannot be '0': it takes a whole number from 1 to 100000"),
+        ("epochs=0", "epochs is 0, which trains nothing: give 1 or more, or linear_probe=true as well"),
         ("epochs=true", "it takes a whole number"),
         ("compile=2", "true or false"),
         ("schedule=linear", "cosine or step"),
