@@ -66,7 +66,7 @@ def network_of(arch: str, state: dict[str, Tensor], theirs: nn.Module) -> SEResN
     ours = build_on_meta(replace(VARIANTS[arch], num_classes=classes or 0, in_chans=chans, drop_rate=drop_rate))
     ours.load_state_dict(state, assign=True)
     if not classes:
-        ours.global_pool = "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else ""
+        ours.reset_classifier(0, "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else "")
     return ours.eval()
 
 
