@@ -47,8 +47,28 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextlib.contextmanager
+def growing_file(path: Path) -> Iterator[BinaryIO]:
+    """Open ``<name>.<random>.partial`` beside ``path``, which takes its place when the block ends well.
+
+    It stays when the block is cut short, for what is in it; its path is the file's ``name``. Each writer creates its
+    own, so that of several with one ``path`` the last one's file is there in the end, whole. A link at ``path`` is
+    replaced, not followed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".partial")
+    os.close(handle)
+    with Path(temporary).open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+    Path(temporary).replace(path)
+    flush_folder(path.parent)
+
+
 def disk_full(error: BaseException | None) -> bool:
-    """Tell whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
+    """Return whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
     while error is not None:
         if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in FULL):
             return True

@@ -18,7 +18,6 @@ from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 
 BUNDLED = Path(str(files("seresnet.weights").joinpath("bundled")))
-DEFAULT_MODEL = "seresnet20.cifar10"  # bundled
 CIFAR_PREPROCESS = {
     "input_size": [3, 32, 32],
     "crop_pct": 1.0,

@@ -29,7 +29,7 @@ PUBLISHED = {
         "crop_scale": (0.08, 1.0),
         "hflip": 0.5,
         "rotation": 10.0,
-        "jitter": 20,
+        "pixel_noise": 20,
         "size": 224,
         "crop_pct": 0.875,
         "mixup": 0.0,
@@ -60,11 +60,11 @@ PUBLISHED = {
         "clip_grad": None,
         "hflip": 0.5,
         "rand_augment": 7.0,
-        "repeats": 3,
+        "repeated_aug": 3,
         "random_interpolation": True,
         "mixup": 0.1,
         "cutmix": 1.0,
-        "erase": 0.0,
+        "random_erasing_prob": 0.0,
         "loss": "bce",
     },
     # arXiv 1512.03385, section 4.2: 64,000 steps of 128 of 50,000 images are 164 epochs, 32,000 and 48,000 82 and 123
@@ -165,7 +165,7 @@ def test_a_recipe_of_ones_own(tmp_path):
         (
             "from seresnet.training.config import TrainConfig\ndef f():\n    return TrainConfig(epochs=0)",
             ":f",
-            r"mine\.py, line 3: ConfigError: epochs is 0: it has to be from 1",
+            r"mine\.py, line 3: ConfigError: epochs cannot be 0: it takes a whole number from 1",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from seresnet.engines.openvino.engine import OpenVINOEngine
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.engines.openvino.int8 import quantize
 from seresnet.errors import WeightsError
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse
 from tests.networks import seresnet20, tiny
 
 DEEP = "<net><layers>" + "<layer>" * 200_000
@@ -82,7 +82,7 @@ def test_weights_that_are_not_finite(good, tmp_path):
 
 
 def test_operations_that_the_exporter_does_not_write(tmp_path):
-    graph = openvino_graph(gate_first(tiny()))
+    graph = openvino_graph(fuse(tiny()))
     logits = graph.output("logits").get_node()
     softmax = ops.softmax(logits.input_value(0), 1)
     softmax.output(0).set_names({"logits"})
