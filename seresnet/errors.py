@@ -23,5 +23,9 @@ class ConfigError(SeresnetError):
     """A setting that is unknown, or out of its range."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """An argument that a function does not have; a TypeError as well, as Python's own."""
+
+
 class DiskFullError(SeresnetError, OSError):
     """No space left where something is written."""

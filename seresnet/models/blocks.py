@@ -98,8 +98,9 @@ class BasicBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.conv2(self.act1(self.bn1(self.conv1(x))))
-        if not is_scripting() and can_fuse(u, self.bn2, self.se, self.act2, self.act_se, self.drop_path):
-            return fused_bn_se_add_relu(u, self.downsample(x), self.bn2, self.se)  # type: ignore[arg-type]
+        if not is_scripting():  # noqa: SIM102 - TorchScript would compile what stands behind an `and`
+            if can_fuse(u, self.bn2, self.se, self.act2, self.act_se, self.drop_path):
+                return fused_bn_se_add_relu(u, self.downsample(x), self.bn2, self.se)  # type: ignore[arg-type]
         u = self.drop_path(self.se(self.act_se(self.bn2(u))))
         return self.act2(u + self.downsample(x))
 
@@ -133,8 +134,9 @@ class Bottleneck(Block):
     def forward(self, x: Tensor) -> Tensor:
         u = self.act1(self.bn1(self.conv1(x)))
         u = self.conv3(self.aa(self.act2(self.bn2(self.conv2(u)))))
-        if not is_scripting() and can_fuse(u, self.bn3, self.se, self.act3, self.act_se, self.drop_path):
-            return fused_bn_se_add_relu(u, self.downsample(x), self.bn3, self.se)  # type: ignore[arg-type]
+        if not is_scripting():  # noqa: SIM102 - TorchScript would compile what stands behind an `and`
+            if can_fuse(u, self.bn3, self.se, self.act3, self.act_se, self.drop_path):
+                return fused_bn_se_add_relu(u, self.downsample(x), self.bn3, self.se)  # type: ignore[arg-type]
         u = self.drop_path(self.se(self.act_se(self.bn3(u))))
         shortcut = self.downsample(x)
         # Anti-aliasing rounds odd sizes down, its shortcut rounds them up: in place, so that 1 is not broadcast to 2

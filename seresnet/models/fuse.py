@@ -34,7 +34,7 @@ log = logging.getLogger("seresnet")
 # What a fused network takes over from its network besides the modules.
 TAKEN = (
     *("cfg", "num_classes", "in_chans", "drop_rate", "num_features", "head_hidden_size"),
-    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "feature_info"),
+    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "weights_tag", "feature_info"),
 )
 
 

@@ -4,8 +4,6 @@ What differs between them is in `SEResNetConfig` (`config.py`); the table of arc
 Module names follow timm's `resnet.py`, so that a state dict of a modern timm model fits as it is.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +16,8 @@ from seresnet.models.blocks import BLOCKS, Block, Spacing, dropped
 from seresnet.models.checkpointing import checkpointed_blocks
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.pooling import GlobalPool
+
+# No postponed annotations: torch.fx writes those of `forward` into its code, where TorchScript reads them.
 
 
 def stem_convolutions(cfg: SEResNetConfig) -> tuple[nn.Module, int]:
@@ -97,6 +97,7 @@ class SEResNet(nn.Module):
         self.multi_label = False  # whether an image may have several of them, or none
         self.preprocess: Any = None
         self.pretrained_cfg: dict[str, Any] = {}
+        self.weights_tag = ""  # of the published weights that it was loaded with
 
         self.conv1, width = stem_convolutions(cfg)
         self.bn1 = nn.BatchNorm2d(width)
@@ -238,9 +239,12 @@ class SEResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one of ``num_classes`` outputs (0: none), and forget the labels.
 
-        ``global_pool`` is a kind of `GlobalPool`, None for the present one; without pooling there is no classifier.
+        ``global_pool`` is a kind of `GlobalPool`; None keeps the present one, and gives a network without pooling its
+        mean where it gets classes. Raises ValueError for an explicit ``""`` with classes.
         """
-        pool = GlobalPool(self.global_pool.pool_type if global_pool is None else global_pool)
+        if global_pool is None:
+            global_pool = self.global_pool.pool_type or ("avg" if num_classes else "")
+        pool = GlobalPool(global_pool)
         if pool.pool_type == "" and num_classes:
             raise ValueError(f"global_pool '' leaves a feature map: no {num_classes} classes can follow; use 'avg'")
         like = next(self.parameters())

@@ -24,7 +24,7 @@ from seresnet.data.open_dataset import open_data
 from seresnet.data.parallel import default_workers
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DiskFullError
-from seresnet.models.blocks import Block, Bottleneck
+from seresnet.models.blocks import Block
 from seresnet.models.resnet import SEResNet
 from seresnet.training.auto_config import resolve_auto_settings
 from seresnet.training.checkpoint import check_same_run, load_state
@@ -33,7 +33,7 @@ from seresnet.training.losses import balanced_weights
 from seresnet.training.ranks import COLLECTIVE_TIMEOUT, broadcast_from_rank0, dead_ranks_as_errors, on_main_rank
 from seresnet.training.run_folder import RunFolder
 from seresnet.training.trainer import Trainer
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 
 log = logging.getLogger("seresnet")
 
@@ -211,7 +211,7 @@ def init_last_norms_to_one(model: SEResNet) -> None:
     """Start the last batch norm of each block at one, as the authors of SENet did; by default it starts at zero."""
     for block in model.modules():
         if isinstance(block, Block):
-            nn.init.ones_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)
+            nn.init.ones_(block.last_norm().weight)
 
 
 def train_crop(config: TrainConfig, preprocess: Preprocess) -> TrainCrop:

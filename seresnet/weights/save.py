@@ -91,7 +91,7 @@ def model_config(model: SEResNet) -> dict[str, Any]:
     preprocess: Preprocess | None = model.preprocess
     legacy = model.cfg.lineage == "legacy"
     first = "conv1" if model.cfg.stem in ("conv7", "conv3") else "conv1.0"
-    tag = model.pretrained_cfg.get("tag") if model.labels else None  # without names, a tag would lend its own
+    tag = model.weights_tag if model.labels else None  # without names, a tag would lend its own
     cfg: dict[str, Any] = {"tag": tag} if tag else {}
     cfg |= preprocess.to_timm() if preprocess else {"input_size": [model.in_chans, 224, 224]}
     cfg |= {

@@ -84,6 +84,7 @@ def describe(model: SEResNet, arch: str, cfg: object) -> None:
     """Take over transform and class names from timm's ``pretrained_cfg``, where they are of this network."""
     facts = cfg if isinstance(cfg, dict) else {}
     model.pretrained_cfg = {**facts, "architecture": arch, "num_classes": model.num_classes}
+    model.weights_tag = str(facts.get("tag") or "")
     names = facts.get("label_names") or []
     if len(names) == model.num_classes:
         model.labels = [str(name) for name in names]
