@@ -67,7 +67,7 @@ def benchmark(
             precision,
             device,
             offline or None,
-            lambda subject: progress.say(f"{printable(subject.name)}: {subject.clf.engine.describe()}"),
+            lambda candidate: progress.say(f"{printable(candidate.name)}: {candidate.clf.engine.describe()}"),
             lambda size, _: progress.update("rounds", next(done), total, f"batch {size}"),
         )
     _show(result)

@@ -66,7 +66,7 @@ def network_facts(name: str) -> dict[str, Any]:
 
 
 def weight_facts(name: str) -> dict[str, Any]:
-    """Return what the index knows of a weight: accuracy in percent, published or, of bundled weights, measured."""
+    """Return the facts of a weight: accuracy in percent, published or, of bundled weights, measured."""
     from seresnet.weights.index import entries
 
     entry = entries()[name]

@@ -26,7 +26,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that sprea
 
 
 class JsonLines:
-    """One JSON object an image, on a line of its own."""
+    """JSON lines: one object per image."""
 
     header = footer = ""
 
@@ -76,7 +76,7 @@ class Csv:
 
 
 class PlainTable:
-    """One aligned line an image, for logs and pipes. ``first`` predictions set the widths of the columns."""
+    """One aligned line per image, for logs and pipes. The ``first`` predictions set the column widths."""
 
     header = footer = ""
 
@@ -95,7 +95,7 @@ class PlainTable:
 
 
 class BarTable:
-    """A line a class with its probability as a bar, for people at a terminal."""
+    """One line per class with its probability as a bar, for terminals."""
 
     header = footer = ""
 

@@ -211,7 +211,7 @@ class _Output:
 
 
 def _write(predictions: Iterator[Prediction], output: _Output, progress: ImageProgress) -> None:
-    """Write each prediction as soon as it is there; a table waits for a few, to find the widths of its columns."""
+    """Write each prediction when it is ready; a table waits for a few, to find the widths of its columns."""
     from seresnet.cli.output import BarTable, PlainTable, results_to, rows_for, same_place
     from seresnet.cli.streams import whole_row
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def announce(clf: Classifier, model: str | None) -> None:
-    """Say which model answers, and on what it runs; ``model`` is None where the user named none."""
+    """Print the model, and the engine that runs it; ``model`` is None if the user gave none."""
     if model is None:
         data = {"cifar10": "CIFAR-10 "}.get(clf.model_name.rpartition(".")[2], "")
         print(

@@ -31,7 +31,7 @@ def quantize(
     min_accuracy: Annotated[
         float | None,
         Parameter(
-            help="Least share of float32's top-1 accuracy to keep (default: 0.99); for images without classes, least "
+            help="Minimum top-1 accuracy relative to float32 (default: 0.99); for images without classes, minimum "
             "top-1 agreement (default: 0.95)."
         ),
     ] = None,
@@ -76,7 +76,7 @@ def _show(report: QuantizationReport) -> None:
 
 
 def _table(r: QuantizationReport) -> Iterator[Text]:
-    """Yield the lines for people."""
+    """Yield the lines of the text report."""
     from rich.text import Text
 
     yield Text.assemble(

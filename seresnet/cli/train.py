@@ -31,26 +31,23 @@ def train(
     recipe: Annotated[
         str | None,
         Parameter(
-            help="Where the other settings come from: finetune (used by default), imagenet-2018, "
-            "imagenet-2018-paper, imagenet-modern, "
-            "cifar10, cifar100, debug, or FILE.py:function."
+            help="Recipe: finetune (default), imagenet-2018, imagenet-2018-paper, imagenet-modern, cifar10, "
+            "cifar100, debug, or FILE.py:function."
         ),
     ] = None,
     config: Annotated[
-        Path | None, Parameter(help="config.json of a previous run, in place of a recipe: repeats the run.")
+        Path | None, Parameter(help="config.json of a previous run to repeat, instead of a recipe.")
     ] = None,
-    model: Annotated[str | None, Parameter(help="A name, a directory or a file; by default the recipe's.")] = None,
-    out: Annotated[Path | None, Parameter(help="Folder of the run; by default a new one below runs/.")] = None,
+    model: Annotated[str | None, Parameter(help="A name, a directory or a file (default: the recipe's).")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder of the run (default: a new one in runs/).")] = None,
     epochs: Annotated[int | None, Parameter(help="Number of epochs.")] = None,
     batch_size: Annotated[int | None, Parameter(help="Global batch size.")] = None,
-    lr: Annotated[float | None, Parameter(help="Peak learning rate, whatever the batch size.")] = None,
-    set: Annotated[
-        tuple[str, ...], Parameter(help="Any other setting as key=value; give it again for another one.", negative=())
-    ] = (),
+    lr: Annotated[float | None, Parameter(help="Peak learning rate, not scaled with the batch size.")] = None,
+    set: Annotated[tuple[str, ...], Parameter(help="Any other setting as key=value; repeatable.", negative=())] = (),
     seed: Annotated[int | None, Parameter(help="Random seed.")] = None,
-    device: Annotated[str | None, Parameter(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    device: Annotated[str | None, Parameter(help="cpu or cuda (default: a GPU if there is one).")] = None,
     precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, Parameter(help="Numeric precision.")] = None,
-    workers: Annotated[int | None, Parameter(help="Decoding threads; default: one per core.")] = None,
+    workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
     resume: Annotated[bool, Parameter(help="Resume the run in --out.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the run in --out.")] = False,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,

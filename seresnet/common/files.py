@@ -13,9 +13,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-from filelock import FileLock, Timeout
-
 from seresnet.errors import ConfigError, DiskFullError
 
 log = logging.getLogger("seresnet")
@@ -167,6 +164,8 @@ def cache_folder() -> Path | None:
         return chosen
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
+    import platformdirs
+
     try:
         folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
     except RuntimeError:
@@ -177,6 +176,8 @@ def cache_folder() -> Path | None:
 @contextlib.contextmanager
 def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is created; ``waiting`` is logged where another process holds it."""
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

@@ -35,5 +35,5 @@ class Engine(Protocol):
         ...
 
     def describe(self) -> str:
-        """Return engine, device and precision in a few words, for people."""
+        """Return engine, device and precision as text."""
         ...

@@ -35,5 +35,5 @@ def failed(shape: Sequence[int]) -> ConfigError:
 
 
 def pixels(shape: Sequence[int]) -> str:
-    """Return height and width of a batch's images for people."""
+    """Return height and width of a batch's images as text."""
     return f"{shape[2]} x {shape[3]} pixels"

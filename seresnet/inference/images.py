@@ -41,7 +41,7 @@ def read_images(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[list[ReadImage]]:
-    """Decode and crop images in threads, up to two batches ahead of the one that is handed out.
+    """Decode and crop images in threads, up to two batches ahead of the one that is returned.
 
     - `sources`: paths, image bytes, open files, Pillow images, arrays (H, W, C) or tensors (C, H, W).
     - `workers`: threads, 0 or more; None takes one per core.
@@ -70,25 +70,47 @@ def to_batch(images: Iterable[ReadImage], preprocess: Preprocess) -> Batch:
 
 
 def each_source(sources: Any, offline: bool | None = None, stdin: TextIO | None = None) -> Iterator[Any]:
-    """Yield every image of what a user handed over: one of them or an iterable, folders, globs and lists expanded.
+    """Yield every image of the given sources: one of them or an iterable, folders, globs and lists expanded.
 
     An http(s) address becomes a `WebImage`; ``-`` is the list on ``stdin``, where that is given. Raises ConfigError for
     what holds no images by its type.
     """
     without_network = is_offline(offline)
-    for source in one_or_many(sources):
-        if not isinstance(source, str | PathLike):
-            yield source
-        elif is_url(fsdecode(source)):
-            yield WebImage(fsdecode(source), without_network)
-        else:
-            name = fsdecode(source)
-            paths = expand([name], stdin) if name != "-" or stdin is not None else iter([name])
-            for path in paths:
-                if is_url(path):
-                    yield WebImage(path, without_network)
-                else:
-                    yield UnmatchedPattern(path) if path == name and is_pattern(path) else path
+    for paths, source in _runs(one_or_many(sources)):
+        if not paths:
+            yield WebImage(source, without_network) if isinstance(source, str) else source
+            continue
+        patterns = {path for path in paths if is_pattern(path)}
+        given = paths if stdin is not None else ["./-" if path == "-" else path for path in paths]
+        for image in expand(given, stdin):
+            if not isinstance(image, str):
+                yield image
+            elif is_url(image):
+                yield WebImage(image, without_network)
+            else:
+                yield UnmatchedPattern(image) if image in patterns else image
+
+
+def _runs(sources: Iterable[Any]) -> Iterator[tuple[list[str], Any]]:
+    """Yield the paths of a list together, for how a table among them is read depends on the others, and all else alone.
+
+    Of an iterator each path is yielded alone, so that it is read no further than needed.
+    """
+    together = isinstance(sources, list | tuple)
+    paths: list[str] = []
+    for source in sources:
+        name = fsdecode(source) if isinstance(source, str | PathLike) else None
+        if name is not None and not is_url(name):
+            paths.append(name)
+            if together:
+                continue
+        if paths:
+            yield paths, None
+            paths = []
+        if name is None or is_url(name):
+            yield [], name or source
+    if paths:
+        yield paths, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ def imagenet_2018() -> TrainConfig:
     of the weights (the paper, arXiv 1709.01507, has dropout and smoothing for SENet-154 only, in its appendix). Crops
     and mirroring: the paper. Rotation and pixel noise: the authors' repository (github.com/hujie-frank/SENet), not the
     paper. None says which parameters decay: here all do, as is the rule in Caffe, which they used. The last batch norm
-    of each block starts at zero (arXiv 1706.02677, section 5.1), which the authors' did not.
+    of each block starts at zero (arXiv 1706.02677, section 5.1); ``--set zero_init_last=false`` starts it at one, as
+    the authors' did.
     """
     return TrainConfig(
         model="legacy_seresnet50",
@@ -49,17 +50,18 @@ def imagenet_2018() -> TrainConfig:
 
 
 def imagenet_2018_paper() -> TrainConfig:
-    """Train as ``imagenet-2018``, without dropout and label smoothing: the paper's settings for SE-ResNet-50.
+    """Train as ``imagenet-2018``, with the paper's settings for SE-ResNet-50.
 
     Command: ``torchrun --nproc-per-node=8 -m seresnet train IMAGENET --recipe imagenet-2018-paper --out runs/paper``.
     Hardware and time: published, four servers of GPUs; not run here. Expected, published: 76.71 % top-1
     (23.29 % error) for SE-ResNet-50 (arXiv 1709.01507, table 2).
 
     Source: arXiv 1709.01507, section "Implementation", which has neither dropout nor label smoothing for this network.
-    Rotation and pixel noise are not in the paper but in the authors' repository; ``--set rotation=0 --set
-    pixel_noise=0`` leaves them out.
+    Its initialization is that of arXiv 1502.01852, so the last batch norm of each block starts at one. Rotation and
+    pixel noise are not in the paper but in the authors' repository; ``--set rotation=0 --set pixel_noise=0`` leaves
+    them out.
     """
-    return replace(imagenet_2018(), drop_rate=0.0, label_smoothing=0.0)
+    return replace(imagenet_2018(), drop_rate=0.0, label_smoothing=0.0, zero_init_last=False)
 
 
 def imagenet_modern() -> TrainConfig:

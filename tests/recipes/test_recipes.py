@@ -7,6 +7,7 @@ from seresnet.models.count import count_parameters
 from seresnet.models.variants import VARIANTS, build
 from seresnet.recipes import RECIPES, recipe
 from seresnet.training.config import TrainConfig
+from seresnet.training.optim import parameter_groups
 from seresnet.weights.index import entries
 
 # What the sources say, not what the recipes happen to hold.
@@ -43,6 +44,7 @@ PUBLISHED = {
         "lr": 0.6,
         "label_smoothing": 0.0,
         "drop_rate": 0.0,
+        "zero_init_last": False,
     },
     # arXiv 2110.00476, table 2, column A2
     "imagenet-modern": {
@@ -91,9 +93,13 @@ def test_the_networks_of_the_cifar_recipes_differ_from_the_papers_as_their_docst
     assert all(f"{count:,}" in text for count in counts)
 
 
-def test_the_papers_recipe_differs_from_the_index_in_two_settings():
+def test_the_papers_recipe_differs_from_the_index_in_three_settings():
     index, paper = recipe("imagenet-2018").to_dict(), recipe("imagenet-2018-paper").to_dict()
-    assert {key for key in index if index[key] != paper[key]} == {"drop_rate", "label_smoothing"}
+    assert {key for key in index if index[key] != paper[key]} == {
+        "drop_rate",
+        "label_smoothing",
+        "zero_init_last",
+    }
 
 
 def test_accuracies_in_docstrings_are_those_of_the_index():
@@ -103,6 +109,15 @@ def test_accuracies_in_docstrings_are_those_of_the_index():
         assert f"{entries()[name].results[row].top1:.2f} %" in text
     assert f"{entries()['seresnet50.a3_in1k'].results[1].top1:.2f} % at 224" in text
     assert f"{entries()['legacy_seresnet50.in1k'].top1:.2f} %" in RECIPES["imagenet-2018"].__doc__
+
+
+def test_the_classifiers_rate_is_as_many_times_the_last_stages_as_finetune_says():
+    config = recipe("finetune")
+    model = build("seresnet20")
+    groups = parameter_groups(model, config)
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    ratio = scale[id(model.fc.weight)] / scale[id(model.layer3[0].conv1.weight)]
+    assert f"{ratio:.1f} times the last stage's" in RECIPES["finetune"].__doc__
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
