@@ -220,7 +220,7 @@ def test_several_labels_an_image(tmp_path, monkeypatch):
     assert result.best_score > 0.9
     found = table(tmp_path / "run")
     assert result.best_score == pytest.approx(max(float(row["val_map"]) for row in found), abs=1e-6)
-    assert "mean average precision" in (tmp_path / "run" / "log.txt").read_text()
+    assert "mAP" in (tmp_path / "run" / "log.txt").read_text()
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["loss"] == "bce"
     answers_each_label_for_itself(tmp_path / "run" / "best", tmp_path / "3.png")
