@@ -18,8 +18,8 @@ FLAGS = {
         " --offline --exist-ok"
     ),
     "train": (
-        "--recipe --config --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
-        " --resume --exist-ok --offline"
+        "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
+        " --workers --resume --exist-ok --offline"
     ),
     "pack": "--out --size --shard-size --workers --exist-ok --offline",
     "quantize": "--model --data --out --images --min-accuracy --workers --offline --exist-ok",
