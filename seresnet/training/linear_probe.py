@@ -88,7 +88,7 @@ def linear_probe(
         sets.append(_gathered(own, model.num_classes))
     result: list[ProbeResult | None] = [None]
     if accelerator.is_main_process:
-        fitted = fit(*sets, loss, val_loss, accelerator.device)
+        fitted = fit(sets[0], sets[1], loss, val_loss, accelerator.device)
         result = [replace(fitted, seconds=time.perf_counter() - start)]
     return broadcast_object_list(result)[0]
 
@@ -157,7 +157,7 @@ def minimize(linear: nn.Linear, x: Tensor, targets: Tensor, loss: ImageLoss, wei
         total.backward()
         return total
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
 
 
 def set_classifier(model: SEResNet, result: ProbeResult) -> None:
