@@ -9,10 +9,10 @@ from torch import nn
 
 from seresnet.data.augment import TrainCrop
 from seresnet.data.preprocess import Preprocess
-from seresnet.models.blocks import Block, Bottleneck
+from seresnet.models.blocks import Block
 from seresnet.models.resnet import SEResNet
 from seresnet.training.config import TrainConfig
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 
 
 def create_network(config: TrainConfig, classes: tuple[str, ...], multi_label: bool, offline: bool | None) -> SEResNet:
@@ -46,7 +46,7 @@ def init_last_norms_to_one(model: SEResNet) -> None:
     """Start the last batch norm of each block at one, as the authors of SENet did; by default it starts at zero."""
     for block in model.modules():
         if isinstance(block, Block):
-            nn.init.ones_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)
+            nn.init.ones_(block.last_norm().weight)
 
 
 def train_crop(config: TrainConfig, preprocess: Preprocess) -> TrainCrop:

@@ -21,7 +21,7 @@ from seresnet.recipes import recipe
 from seresnet.training.config import TrainConfig, read_config
 from seresnet.training.train import train
 from seresnet.training.trainer import Trainer, TrainingStopped
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.made_images import COLORS, color_folder
 from tests.training.test_trainer import assert_same_run, config, stop_after, weights
 
