@@ -18,7 +18,12 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException, longest: int = LONGEST_ERROR) -> str:
     """Return the message of an error on one line, cut to ``longest`` characters; its class where it has none."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
+    return short(str(error), longest) or type(error).__name__
+
+
+def short(text: str, longest: int = 80) -> str:
+    """Return text on one printable line, cut to ``longest`` characters."""
+    text = printable(" ".join(text[: 4 * longest].split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from functools import cache
 from importlib.resources import files
 
+IMAGENET_1K = 1000  # classes
+
 
 @cache
 def imagenet_1k() -> tuple[tuple[str, ...], tuple[str, ...]]:

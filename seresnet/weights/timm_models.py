@@ -15,7 +15,7 @@ from seresnet.models.fuse import InferenceForm, gate_first
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
-from seresnet.weights.identify import build_on_meta, declared, fitting_architectures
+from seresnet.weights.identify import build_on_meta, declared, matching_architectures
 
 log = logging.getLogger("seresnet")
 
@@ -45,7 +45,7 @@ def same_network(model: nn.Module) -> SEResNet:
     theirs = copy.deepcopy(model).to("cpu", torch.float64).eval()
     state = theirs.state_dict()
     state, legacy = normalized(state), is_legacy(state)
-    for arch in fitting_architectures(state, legacy):
+    for arch in matching_architectures(state, legacy):
         if (VARIANTS[arch].lineage == "legacy") != legacy:
             continue
         ours = network_of(arch, state, theirs)
@@ -71,7 +71,7 @@ def network_of(arch: str, state: dict[str, Tensor], theirs: nn.Module) -> SEResN
 
 
 def answers_alike(ours: SEResNet, theirs: nn.Module) -> bool:
-    """Tell whether both answer an image alike: strides, pooling and activations, which no tensor's shape tells."""
+    """Return whether both answer an image alike: strides, pooling and activations, which no tensor's shape tells."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, ours.in_chans, 96, 64, generator=generator, dtype=torch.float64)
     a, b = ours(x), theirs(x)
