@@ -19,7 +19,7 @@ from seresnet.errors import ConfigError, WeightsError
 from seresnet.inference.cache import Cache, digest_of, key_of
 from seresnet.inference.calibration import Calibration
 from seresnet.version import __version__
-from seresnet.weights.source import Origin, locate
+from seresnet.weights.source import ModelSource, resolve
 
 if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
@@ -60,7 +60,7 @@ def open_network(network: SEResNet, settings: Settings) -> Opened:
 def open_named(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> Opened:
     """Open what a name stands for, see `seresnet.load`. With a warm cache, this needs no torch."""
     check_engine(settings.engine)
-    origin = locate(name, offline=offline)
+    origin = resolve(name, offline=offline)
     with ThreadPoolExecutor(1, thread_name_prefix="seresnet-hash") as pool:
         kept = origin.graph is None and (settings.engine == "auto" or ENGINES[settings.engine].file is not None)
         digests = pool.submit(_digests, origin, settings) if kept else None
@@ -84,7 +84,7 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
     return opened
 
 
-def _chosen(settings: Settings, origin: Origin | None) -> str:
+def _chosen(settings: Settings, origin: ModelSource | None) -> str:
     """Return the engine's key. Raises ConfigError where it cannot run this form, or in this precision."""
     made_for_openvino = (origin is not None and origin.graph is not None) or settings.precision == "int8"
     if settings.engine == "auto" and made_for_openvino:
@@ -96,7 +96,7 @@ def _chosen(settings: Settings, origin: Origin | None) -> str:
     return chosen
 
 
-def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) -> Opened:
+def _open_origin(origin: ModelSource, settings: Settings, num_classes: int | None) -> Opened:
     """Open weights by building their network, or OpenVINO's own form of one as it is."""
     if origin.graph is None:
         from seresnet.weights.load import network_of
@@ -108,7 +108,8 @@ def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) ->
     if origin.labels and len(origin.labels) != count:
         raise WeightsError(f"{origin.name}: config.json has {len(origin.labels)} class names for {count} classes")
     engine = open_engine("openvino", origin.graph, settings.device, settings.precision)
-    return Opened(engine, origin.preprocess, class_names(origin.labels, count), origin.label_ids, origin.multi_label)
+    labels, label_ids = class_names(list(origin.labels), count), list(origin.label_ids)
+    return Opened(engine, origin.preprocess, labels, label_ids, origin.multi_label)
 
 
 def _quantized(network: SEResNet, calibration: Calibration | None) -> Any:
@@ -165,13 +166,13 @@ def _source() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _facts(origin: Origin) -> dict[str, Any]:
+def _facts(origin: ModelSource) -> dict[str, Any]:
     """Return what is known of weights apart from where they lie."""
     facts = asdict(origin)
     return {key: value for key, value in facts.items() if key not in ("name", "path", "graph")}
 
 
-def _digests(origin: Origin, settings: Settings) -> list[str]:
+def _digests(origin: ModelSource, settings: Settings) -> list[str]:
     """Return hashes of the weights and of the images to calibrate with; nothing where one cannot be read."""
     if origin.path is None or not origin.path.is_file():
         return []

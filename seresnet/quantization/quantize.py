@@ -112,12 +112,12 @@ def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tup
     """Return a name and a network that can be quantized."""
     from seresnet.models.fuse import InferenceForm
     from seresnet.weights.load import network_of
-    from seresnet.weights.source import locate
+    from seresnet.weights.source import resolve
 
     if not isinstance(model, str | PathLike):
         name, network = type(model).__name__, model
     else:
-        origin = locate(fspath(model), offline=offline)
+        origin = resolve(fspath(model), offline=offline)
         if origin.graph is not None:
             raise ConfigError(f"{fspath(model)} is an OpenVINO model: give the weights it was made of")
         name, network = fspath(model), network_of(origin)

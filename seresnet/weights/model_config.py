@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,8 +59,11 @@ def with_class_names(config: ModelConfig, entry: Entry) -> ModelConfig:
     return replace(config, labels=names, label_ids=ids)
 
 
-def read_model_config(path: Path) -> ModelConfig:
-    """Read a ``config.json``; its fields may be at its top level or in ``pretrained_cfg``. Raises WeightsError."""
+def read_model_config(path: Path, name: str) -> ModelConfig:
+    """Read the ``config.json`` of the model called ``name``. Raises WeightsError.
+
+    Its fields may be at its top level or in ``pretrained_cfg``, as timm writes them.
+    """
     try:
         if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
             raise WeightsError(f"{path}: {size:,} bytes are too many for a config.json; give the right one")
@@ -70,17 +72,17 @@ def read_model_config(path: Path) -> ModelConfig:
         raise WeightsError(f"{path}: not readable as JSON; the file is damaged, download or save it again") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise WeightsError(f"{path}: names no architecture; give a model directory of timm or seresnet")
-    return _Validator(path).validated(config)
+    return _Validator(name).validated(config)
 
 
 @dataclass(frozen=True)
 class _Validator:
-    """Bounds on each field, with the file's name for the message."""
+    """Bounds on each field, and the model's name for the message."""
 
-    path: Path
+    name: str
 
     def error(self, reason: str) -> WeightsError:
-        return WeightsError(f"{self.path}: {reason}")
+        return WeightsError(f"{self.name}: {reason}")
 
     def validated(self, config: Mapping[str, Any]) -> ModelConfig:
         nested = config.get("pretrained_cfg")
@@ -115,7 +117,9 @@ class _Validator:
         if value is None:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_CLASSES:
-            raise self.error(f"num_classes is {shown(value)}; it must be an integer from 0 to {MAX_CLASSES:,}")
+            raise self.error(
+                f"num_classes in config.json is {shown(value)}; it must be an integer from 0 to {MAX_CLASSES:,}"
+            )
         return value
 
     def preprocess(self, merged: Mapping[str, Any]) -> Preprocess:
@@ -126,22 +130,20 @@ class _Validator:
         try:
             preprocess = Preprocess.from_timm(merged)
         except (ConfigError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise self.error(f"no usable preprocessing ({one_line(error)}); fix it") from None
+            raise self.error(f"config.json has no usable preprocessing ({one_line(error)}); fix it") from None
         if max(preprocess.input_size[1:]) > MAX_SIDE:
             raise self.error(f"input_size is {preprocess.input_size}; at most {MAX_SIDE:,} pixels are supported")
         if min(preprocess.std) < MIN_STD or max(map(abs, (*preprocess.mean, *preprocess.std))) > 1 / MIN_STD:
             raise self.error(f"mean and std must be of a usual size ({MIN_STD:g} to {1 / MIN_STD:g}); fix them")
         return preprocess
 
-    def labels(
-        self, merged: Mapping[str, Any], num_classes: int | None
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return class names, and their ids where ``label_descriptions`` tells ids from names; then names are unique."""
+    def labels(self, merged: Mapping[str, Any], num_classes: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return class names, and their ids where ``label_descriptions`` maps ids to names, which are made unique."""
         names: Any = merged.get("label_names", merged.get("labels")) or []
         if isinstance(names, dict):
             names = self.by_index(names, num_classes)
         if not isinstance(names, list):
-            raise self.error(f"label_names is {shown(names)}, not a list; fix it")
+            raise self.error(f"label_names in config.json is {shown(names)}, not a list; fix it")
         ids = self.texts("label_names", names)
         descriptions = merged.get("label_descriptions")
         if not ids or not isinstance(descriptions, dict) or not all(key in descriptions for key in ids):
@@ -155,7 +157,7 @@ class _Validator:
         indices = {int(key): value for key, value in names.items() if key.isdecimal() and len(key) <= 7}
         count = len(indices) if num_classes is None else num_classes
         if len(indices) < len(names) or any(index >= MAX_CLASSES for index in indices):
-            raise self.error("label_names has keys that are not class indices; fix it")
+            raise self.error("label_names in config.json has keys that are not class indices; fix it")
         return [indices.get(i, f"class {i}") for i in range(count)]
 
     def texts(self, key: str, values: Sequence[object]) -> tuple[str, ...]:
@@ -175,20 +177,24 @@ class _Validator:
         strange = [printable(key)[:40] for key, value in args.items() if key not in known and value is not None]
         if strange:
             names = ", ".join(strange[:5])
-            raise self.error(f"model_args {names} are unknown here and may change the network; use timm for it")
+            raise self.error(
+                f"model_args {names} in config.json are unknown here and may change the network; use timm for it"
+            )
         found = {key: args[key] for key in SETTINGS if args.get(key) is not None}
         for key, value in found.items():
             low, high = SETTINGS[key]
             kind = int if key == "in_chans" else int | float
             if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-                raise self.error(f"{key} in model_args is {shown(value)}; it must be a number from {low} to {high:,}")
+                raise self.error(
+                    f"{key} in model_args of config.json is {shown(value)}; it must be a number from {low:g} to {high:g}"
+                )
         return found
 
 
 def shown(value: object) -> str:
     """Return a value for a message, cut to a few characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
-        return f"an integer of about {math.floor(value.bit_length() * math.log10(2)) + 1} digits"
+        return f"an integer of {value.bit_length():,} bits"
     if isinstance(value, str):
         return repr(value[:60]) + ("..." if len(value) > 60 else "")
     if isinstance(value, list | dict):

@@ -20,7 +20,7 @@ from seresnet.models.fuse import InferenceForm
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import to_legacy
-from seresnet.weights.source import SEVERAL
+from seresnet.weights.model_config import MULTI_LABEL
 
 # Fields of a configuration that stand elsewhere in config.json, or do not matter to a saved model.
 _ELSEWHERE = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
@@ -100,7 +100,7 @@ def model_config(model: SEResNet) -> dict[str, Any]:
     if args := _model_args(model, VARIANTS[architecture]):
         config["model_args"] = args
     if model.multi_label:
-        config["problem_type"] = SEVERAL
+        config["problem_type"] = MULTI_LABEL
     if model.label_ids:
         config["label_names"] = model.label_ids
         config["label_descriptions"] = dict(zip(model.label_ids, model.labels, strict=True))
