@@ -17,7 +17,7 @@ from seresnet.data.paths import files_below
 from seresnet.errors import DataError
 from seresnet.evaluation.evaluate import coverage
 
-COMPARED = 2000  # images at most: one percent of changed answers is known to half a percent then
+COMPARED = 2000  # images at most: a change of one percent is then known to about half a percent
 SEED = 0
 
 Image = str | Path | StoredImage
@@ -76,7 +76,7 @@ def spread(samples: Sequence[Labelled]) -> list[Labelled]:
 
 
 def _is_plain(folder: Path) -> bool:
-    """Tell whether a folder has images of its own, or nothing: then the folders in it are no classes."""
+    """Return whether a folder has images of its own, or nothing: then the folders in it are no classes."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     return not any(e.suffix.lower() == ".tar" or e.is_dir() for e in entries) or any(
         e.suffix.lower() in EXTENSIONS and e.is_file() for e in entries

@@ -21,6 +21,7 @@ from seresnet.engines.base import Engine
 from seresnet.engines.registry import engine_class
 from seresnet.errors import ConfigError, DataError, SeresnetError
 from seresnet.inference.images import ReadImage, read_images, to_batch
+from seresnet.inference.known_graphs import graph_digest, remember
 from seresnet.inference.load import class_names
 from seresnet.quantization.images import Chosen, Image, Labelled, choose_images
 from seresnet.quantization.report import QuantizationReport, Speed
@@ -91,6 +92,7 @@ def quantize(
         quantized.save(folder)
         write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         write_text(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    remember(graph_digest(out / GRAPH_FILE))  # it opens at once, without the check of graphs from elsewhere
     return report
 
 
@@ -110,7 +112,7 @@ def _check(out: Path, images: int, min_accuracy: float | None, exist_ok: bool) -
 
 def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tuple[str, SEResNet]:
     """Return a name and a network that can be quantized."""
-    from seresnet.models.fuse import InferenceForm
+    from seresnet.models.fuse import FusedSEResNet
     from seresnet.weights.load import network_of
     from seresnet.weights.source import resolve
 
@@ -121,7 +123,7 @@ def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tup
         if origin.graph is not None:
             raise ConfigError(f"{fspath(model)} is an OpenVINO model: give the weights it was made of")
         name, network = fspath(model), network_of(origin)
-    if isinstance(network, InferenceForm):
+    if isinstance(network, FusedSEResNet):
         raise ConfigError("a fused network cannot be quantized: give the network that it was made of")
     if not network.num_classes:
         raise ConfigError("this model has no classifier, so that int8 cannot be compared with float32")

@@ -12,6 +12,7 @@ from typing import Any
 from seresnet.common.text import one_line, printable
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
+from seresnet.models.config import POOL_TYPES
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.index import Entry, entries
 from seresnet.weights.labels import imagenet_1k
@@ -25,7 +26,12 @@ MAX_SIDE = 4_096  # pixels
 MIN_STD = 1e-6
 
 # Arguments of timm's models: those that are settings here, with their bounds, and those that change no network here.
-SETTINGS = {"in_chans": (1, MAX_CHANNELS), "drop_rate": (0.0, 1.0), "drop_path_rate": (0.0, 1.0)}
+SETTINGS = {
+    "in_chans": (1, MAX_CHANNELS),
+    "drop_rate": (0.0, 1.0),
+    "drop_path_rate": (0.0, 1.0),
+    "output_stride": (8, 32),
+}
 HARMLESS = ("num_classes", "global_pool", "img_size", "pretrained", "scriptable", "exportable")
 
 
@@ -91,7 +97,7 @@ class _Validator:
         if arch not in VARIANTS:
             raise self.error(f"architecture {shown(arch)} is not an SE-ResNet of this package; use timm for it")
         pool = "avg" if merged.get("global_pool") is None else merged["global_pool"]
-        if pool not in ("avg", ""):
+        if not isinstance(pool, str) or pool not in POOL_TYPES:
             raise self.error(f"global_pool {shown(pool)} is not supported here; use timm for it")
         named = merged.get("tag")
         num_classes = self.num_classes(merged.get("num_classes"))
@@ -105,7 +111,7 @@ class _Validator:
             multi_label=config.get("problem_type") == MULTI_LABEL,
             num_classes=num_classes,
             global_pool=pool,
-            settings=self.settings(config.get("model_args")),
+            settings=self.settings(config.get("model_args")) | ({} if pool in ("avg", "") else {"global_pool": pool}),
             quantized=bool(config.get("quantization")),
         )
         entry = entries().get(f"{arch}.{known.tag}")
@@ -183,11 +189,10 @@ class _Validator:
         found = {key: args[key] for key in SETTINGS if args.get(key) is not None}
         for key, value in found.items():
             low, high = SETTINGS[key]
-            kind = int if key == "in_chans" else int | float
+            kind = int if isinstance(low, int) else int | float
             if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-                raise self.error(
-                    f"{key} in model_args of config.json is {shown(value)}; it must be a number from {low:g} to {high:g}"
-                )
+                limit = f"it must be a number from {low:g} to {high:g}"
+                raise self.error(f"{key} in model_args of config.json is {shown(value)}; {limit}")
         return found
 
 

@@ -1,4 +1,4 @@
-"""The inference form of a network that is at hand: one of this package's, or one of timm's."""
+"""`seresnet.fuse`: fuse one of this package's networks, or one of timm's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
@@ -22,20 +22,20 @@ log = logging.getLogger("seresnet")
 SAME = 1e-9  # largest relative difference of float64 logits between one network and its copy
 
 
-def reparameterize(model: nn.Module, dead_pixels: bool = True) -> InferenceForm:
-    """Return the inference form of a network: the same logits by less work (see `seresnet.models.fuse`).
+def fuse(model: nn.Module, skip_unused: bool = True) -> FusedSEResNet:
+    """Return a fused copy of a network: the same logits by less work (see `seresnet.models.fuse`).
 
     ``model`` is a `SEResNet`, or one of timm's SENet and SE ResNet models (or of its ResNets without excitation, which
     gain their folded batch norms), with any number of classes and input channels. It is not changed. The form is in
     evaluation mode, whichever mode the model is in, in its number format and on its device. timm's is recognised by its
-    tensors, and checked by its answers to an image. ``dead_pixels=False`` keeps the feature maps of legacy bottleneck
-    networks whole. Raises ConfigError for a network that is an inference form already or that is none of these.
+    tensors, and checked by its answers to an image. ``skip_unused=False`` keeps the feature maps of legacy bottleneck
+    networks whole. Raises ConfigError for a network that is fused already or that is none of these.
     """
     if isinstance(model, SEResNet):
-        return gate_first(model, dead_pixels)
+        return fuse_network(model, skip_unused)
     like = next(model.parameters(), torch.empty(0))
     network = same_network(model)
-    form = gate_first(network, dead_pixels)
+    form = fuse_network(network, skip_unused)
     return form.to(like.device, like.dtype)
 
 
@@ -66,7 +66,7 @@ def network_of(arch: str, state: dict[str, Tensor], theirs: nn.Module) -> SEResN
     ours = build_on_meta(replace(VARIANTS[arch], num_classes=classes or 0, in_chans=chans, drop_rate=drop_rate))
     ours.load_state_dict(state, assign=True)
     if not classes:
-        ours.global_pool = "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else ""
+        ours.reset_classifier(0, "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else "")
     return ours.eval()
 
 
@@ -84,6 +84,7 @@ def describe(model: SEResNet, arch: str, cfg: object) -> None:
     """Take over transform and class names from timm's ``pretrained_cfg``, where they are of this network."""
     facts = cfg if isinstance(cfg, dict) else {}
     model.pretrained_cfg = {**facts, "architecture": arch, "num_classes": model.num_classes}
+    model.weights_tag = str(facts.get("tag") or "")
     names = facts.get("label_names") or []
     if len(names) == model.num_classes:
         model.labels = [str(name) for name in names]

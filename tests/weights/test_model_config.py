@@ -94,9 +94,8 @@ def test_long_lists_of_equal_names_take_linear_time(tmp_path) -> None:
 
 
 def test_a_good_one(tmp_path) -> None:
-    config = read(
-        tmp_path, changed(tag="mine", label_names=["a", 2, 3.5], model_args={"drop_rate": 0.5, "in_chans": 3})
-    )
+    args = {"drop_rate": 0.5, "in_chans": 3}
+    config = read(tmp_path, changed(tag="mine", label_names=["a", 2, 3.5], model_args=args))
     assert (config.arch, config.tag, config.num_classes, config.labels) == ("seresnet20", "mine", 3, ("a", "2", "3.5"))
     assert config.settings == args
     assert config.preprocess is not None and config.preprocess.input_size == (3, 32, 32)
