@@ -122,9 +122,7 @@ def test_released_files_are_known_by_name() -> None:
             assert released_as(Path("somewhere") / entry.release_file) == entry
     origin = resolve("somewhere/se_resnet50-ce0d4300.pth")
     assert (origin.arch, origin.sha256, origin.num_classes) == ("legacy_seresnet50", "ce0d4300", 1000)
-    assert (
-        origin.labels == list(imagenet_1k()[1]) and origin.preprocess == entries()["legacy_seresnet50.in1k"].transform()
-    )
+    assert origin.labels == imagenet_1k()[1] and origin.preprocess == entries()["legacy_seresnet50.in1k"].transform()
     assert released_as(Path("seresnet50.pth")) is None
 
 
