@@ -48,8 +48,8 @@ def evaluate(
     """Evaluate a model on labelled images: accuracy, metrics of each class, confusion matrix, calibration.
 
     Each image counts once; the exit code is 1 if one could not be read. The folders of DATA have the names of the
-    model's classes, or their WordNet ids. For several labels an image: average precision, F1, exact matches. A report
-    holds metrics.json, per_class.csv, predictions.csv, for one label an image confusion.csv, and plots.
+    model's classes, or their WordNet ids. For several labels per image: average precision, F1, exact matches. A report
+    contains metrics.json, per_class.csv, predictions.csv, for one label per image confusion.csv, and plots.
     """
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.common.files import check_report_folder
@@ -96,7 +96,7 @@ def _show(evaluation: Evaluation[Any], format: str) -> None:
 
 
 def _table(e: Evaluation[Any]) -> Iterator[Text]:
-    """Yield the lines for people: metrics, then the lowest classes and the most frequent confusions."""
+    """Yield the lines of the text report: metrics, lowest classes, most frequent confusions."""
     from rich.text import Text
 
     from seresnet.common.text import printable

@@ -1,4 +1,4 @@
-"""``seresnet models``: the networks and the weights that have a name."""
+"""``seresnet models``: architectures and pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 def models(
     pattern: Annotated[
-        str | None, Parameter(help="Part of a name, or a pattern such as `legacy_*`; by default all.")
+        str | None, Parameter(help="Part of a name, or a pattern such as `legacy_*` (default: all).")
     ] = None,
     /,
     *,
-    pretrained: Annotated[bool, Parameter(help="List the weights instead, with their published accuracy.")] = False,
+    pretrained: Annotated[bool, Parameter(help="List pretrained weights, with their published accuracy.")] = False,
     check_sources: Annotated[
         bool, Parameter(help="Ask each source of the weights for its headers; exit code 1 if one does not answer.")
     ] = False,
     format: Annotated[Literal["table", "json"], Parameter(help="Output format.")] = "table",
 ) -> int:
-    """List the networks, and the weights that have a name.
+    """List architectures and pretrained weights.
 
-    A network's name stands for the first of its weights; a weight's name is NETWORK.TAG.
+    The name of an architecture means its first weights; the name of weights is ARCHITECTURE.TAG.
     """
     from seresnet.weights.index import list_models
 
@@ -66,7 +66,7 @@ def network_facts(name: str) -> dict[str, Any]:
 
 
 def weight_facts(name: str) -> dict[str, Any]:
-    """Return what the index knows of a weight: accuracy in percent, published or, of bundled weights, measured."""
+    """Return the facts of a weight: accuracy in percent, published or, of bundled weights, measured."""
     from seresnet.weights.index import entries
 
     entry = entries()[name]

@@ -1,4 +1,4 @@
-"""``seresnet pack``: put labelled images into tar shards."""
+"""``seresnet pack``: pack labelled images into tar shards."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ def pack(
     out: Annotated[Path, Parameter(help="Folder for the shards.")],
     size: Annotated[
         int | None,
-        Parameter(help="Make larger images this many pixels on their shorter side; by default, keep all bytes."),
+        Parameter(
+            help="Reduce larger images to this many pixels on their shorter side (default: keep the files as they are)."
+        ),
     ] = None,
-    shard_size: Annotated[int, Parameter(help="Images in a shard.")] = 5000,
-    workers: Annotated[int | None, Parameter(help="Threads that read images; default: one per core.")] = None,
+    shard_size: Annotated[int, Parameter(help="Images per shard.")] = 5000,
+    workers: Annotated[int | None, Parameter(help="Threads that read images (default: one per core).")] = None,
     exist_ok: Annotated[bool, Parameter(help="Finish the shards in --out, or replace those of other images.")] = False,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
 ) -> int:
-    """Put labelled images into WebDataset shards (.tar), which every command takes as DATA.
+    """Pack labelled images into WebDataset shards (.tar), which every command takes as DATA.
 
-    Each image is decoded once to see that it is whole; one that cannot be read is named and left out, and the exit
-    code is then 1. An interrupted run goes on with --exist-ok.
+    Each image is decoded once, as a check; one that cannot be read is named and left out, and the exit code is then 1.
+    --exist-ok continues an interrupted run.
     """
     from seresnet.cli.progress import ImageProgress
     from seresnet.data.open_dataset import open_splits

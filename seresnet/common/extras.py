@@ -9,7 +9,7 @@ from seresnet.errors import ConfigError
 
 # Module -> the extra of pyproject.toml that brings it.
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "tensorboard", "matplotlib"), "train"),
+    **dict.fromkeys(("accelerate", "pydantic", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     **dict.fromkeys(("datasets", "pyarrow", "fsspec"), "hub-data"),
 }

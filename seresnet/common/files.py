@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-from filelock import FileLock, Timeout
-
 from seresnet.errors import ConfigError, DiskFullError
 
 log = logging.getLogger("seresnet")
@@ -47,8 +44,28 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextlib.contextmanager
+def growing_file(path: Path) -> Iterator[BinaryIO]:
+    """Open ``<name>.<random>.partial`` beside ``path``, which takes its place when the block ends well.
+
+    It stays when the block is cut short, for what is in it; its path is the file's ``name``. Each writer creates its
+    own, so that of several with one ``path`` the last one's file is there in the end, whole. A link at ``path`` is
+    replaced, not followed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".partial")
+    os.close(handle)
+    with Path(temporary).open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+    Path(temporary).replace(path)
+    flush_folder(path.parent)
+
+
 def disk_full(error: BaseException | None) -> bool:
-    """Tell whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
+    """Return whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
     while error is not None:
         if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in FULL):
             return True
@@ -126,6 +143,8 @@ def cache_folder() -> Path | None:
     """Return ``$SERESNET_CACHE``, or the platform's folder for caches; None where a user has no home."""
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
+    import platformdirs
+
     try:
         folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
     except RuntimeError:
@@ -136,6 +155,8 @@ def cache_folder() -> Path | None:
 @contextlib.contextmanager
 def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is created; ``waiting`` is logged where another process holds it."""
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

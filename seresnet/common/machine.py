@@ -1,4 +1,4 @@
-"""What this machine is: its processor, as the operating system tells it."""
+"""The processor of this machine, as the operating system reports it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16", "svebf16"))  # x86, x86
 
 
 def processor() -> tuple[str, frozenset[str]]:
-    """Return the processor's name and feature flags; none where the operating system does not tell."""
+    """Return the processor's name and feature flags; no flags where the operating system does not report them."""
     facts = _facts()
     flags = facts.get("flags", facts.get("features", ""))
     return facts.get("model name") or platform.processor() or platform.machine(), frozenset(flags.split())
 
 
 def described_processor() -> str:
-    """Return the processor's name with family and model, by which a name such as "AMD EPYC" becomes one of a kind."""
+    """Return the processor's name with family and model, which make a name such as "AMD EPYC" specific."""
     facts = _facts()
     numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
     name = processor()[0]
@@ -28,7 +28,7 @@ def described_processor() -> str:
 
 
 def has_bfloat16() -> bool:
-    """Tell whether the processor is known to multiply bfloat16 numbers by itself."""
+    """Return whether the processor is known to support bfloat16 natively."""
     return bool(processor()[1] & BFLOAT16)
 
 
@@ -38,10 +38,10 @@ def usable_cores() -> int:
 
 
 def overflows_bytes() -> bool:
-    """Tell whether sums of products of 8-bit numbers can overflow on this processor.
+    """Return whether sums of int8 products can overflow on this processor.
 
-    x86 without VNNI adds two products in 16 bits, which 2 * 255 * 127 does not fit. Where the operating system does
-    not tell what the processor has, it is taken to be one of these.
+    x86 without VNNI adds two products in 16 bits, which 2 * 255 * 127 overflows. If the operating system does not
+    report the processor's features, it is assumed to be one of these.
     """
     return platform.machine().lower() in X86 and VNNI.isdisjoint(processor()[1])
 

@@ -105,7 +105,5 @@ def flat_validation(folder: Path) -> Callable[[Sequence[str] | None], ImageSet] 
         return None
     truth = find_truth(folder)
     if truth is None:
-        return (
-            f"{folder} has no class folders; put {SOLUTION} above it for its labels"
-        )
+        return f"{folder} has no class folders; put {SOLUTION} above it for its labels"
     return lambda classes: validation_set(folder, truth, classes)

@@ -270,9 +270,7 @@ def _combined(multi_label: bool, classes: tuple[str, ...]) -> Iterator[str]:
         for separator in ";|" if not multi_label else ", /+&":
             parts = [part.strip() for part in name.split(separator)]
             if len(parts) > 1 and all(parts) and (separator in ";|" or known.issuperset(parts)):
-                fix = (
-                    "separate them by ; or |" if multi_label else "name the column 'labels'"
-                )
+                fix = "separate them by ; or |" if multi_label else "name the column 'labels'"
                 yield f"{name!r} looks like several labels and counts as one class; {fix}"
                 return
         if not multi_label and "," in name and known.issuperset(part.strip() for part in name.split(",")):

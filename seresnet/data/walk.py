@@ -21,10 +21,12 @@ from seresnet.errors import ImageError
 
 # Suffixes of files that are images as a rule (content decides), and of notes, lists and annotations beside them.
 IMAGE_SUFFIXES = frozenset(
-    f".{x}" for x in "jpg jpeg jpe jfif png webp gif bmp tif tiff avif ppm pgm pbm pnm".split()  # noqa: SIM905
+    f".{x}"
+    for x in "jpg jpeg jpe jfif png webp gif bmp tif tiff avif ppm pgm pbm pnm".split()  # noqa: SIM905
 )
 SIDE_SUFFIXES = frozenset(
-    f".{x}" for x in "txt md csv tsv json xml yaml yml html htm log py pdf db".split()  # noqa: SIM905
+    f".{x}"
+    for x in "txt md csv tsv json xml yaml yml html htm log py pdf db".split()  # noqa: SIM905
 )
 # What macOS, Windows, Synology, QNAP, Linux and Python leave behind.
 _SYSTEM = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from seresnet.weights.source import Origin, locate
 
 if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
+
+log = logging.getLogger("seresnet")
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,18 @@ class LoadedModel:
     labels: list[str]  # by class index
     label_ids: list[str]  # WordNet's, or none
     multi_label: bool  # whether an image may have several labels, or none
+    notes: tuple[str, ...] = ()  # what was guessed or ignored on the way, for the user
 
 
 def open_named(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> LoadedModel:
-    """Open what a name stands for, see `seresnet.load`. With a warm cache, this needs no torch."""
+    """Open what a name stands for, see `seresnet.load`, and say what was guessed. A warm cache needs no torch."""
+    loaded = _opened(name, settings, offline, num_classes)
+    for note in loaded.notes:
+        log.warning("%s: %s", name, note)
+    return loaded
+
+
+def _opened(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> LoadedModel:
     check_engine(settings.engine)
     source = locate(name, offline=offline)
     if num_classes == source.num_classes:
@@ -124,9 +135,10 @@ def _check_graph(source: Origin, graph: Path) -> None:
 
 def _build(source: Origin, settings: Settings, num_classes: int | None) -> LoadedModel:
     """Read weights, build their network, and put it on an engine."""
-    from seresnet.weights.load import network_of
+    from seresnet.weights.load import load_network
 
-    return open_network(network_of(source, num_classes=num_classes), settings)
+    loaded = load_network(source, num_classes=num_classes)
+    return replace(open_network(loaded.network, settings), notes=loaded.notes)
 
 
 def _build_and_store(source: Origin, settings: Settings, key: str, digests: list[str]) -> LoadedModel:
@@ -138,6 +150,7 @@ def _build_and_store(source: Origin, settings: Settings, key: str, digests: list
             "label_ids": loaded.label_ids,
             "preprocess": loaded.preprocess.to_timm() if loaded.preprocess else None,
             "multi_label": loaded.multi_label,
+            "notes": list(loaded.notes),
         }
         cached.store(key, settings.engine, loaded.engine, facts)
     return loaded
@@ -149,7 +162,8 @@ def _from_cache(key: str, settings: Settings) -> LoadedModel | None:
     def open_entry(file: Path, facts: dict[str, Any]) -> LoadedModel:
         engine = open_engine(settings.engine, file, settings.device, settings.precision)
         preprocess = Preprocess.from_timm(facts["preprocess"]) if facts["preprocess"] else None
-        return LoadedModel(engine, preprocess, facts["labels"], facts["label_ids"], facts["multi_label"])
+        labels, ids, notes = facts["labels"], facts["label_ids"], tuple(facts["notes"])
+        return LoadedModel(engine, preprocess, labels, ids, facts["multi_label"], notes)
 
     return cached.find(key, settings.engine, open_entry)
 

@@ -17,7 +17,7 @@ from seresnet.data.walk import Walk, list_folder
 from seresnet.errors import DataError
 from seresnet.evaluation.evaluate import coverage
 
-COMPARED = 2000  # images at most: one percent of changed answers is known to half a percent then
+COMPARED = 2000  # images at most: a change of one percent is then known to about half a percent
 SEED = 0
 
 Image = str | Path | StoredImage

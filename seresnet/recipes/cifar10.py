@@ -30,7 +30,7 @@ def cifar10() -> TrainConfig:
         global_batch_size=128,
         lr=0.1,
         weight_decay=5e-4,
-        erase=0.25,
+        random_erasing_prob=0.25,
         warmup_epochs=1.0,
         ema_decay=0.999,
     )

@@ -19,7 +19,8 @@ def imagenet_2018() -> TrainConfig:
     of the weights (the paper, arXiv 1709.01507, has dropout and smoothing for SENet-154 only, in its appendix). Crops
     and mirroring: the paper. Rotation and pixel noise: the authors' repository (github.com/hujie-frank/SENet), not the
     paper. None says which parameters decay: here all do, as is the rule in Caffe, which they used. The last batch norm
-    of each block starts at zero (arXiv 1706.02677, section 5.1), which the authors' did not.
+    of each block starts at zero (arXiv 1706.02677, section 5.1); ``--set zero_init_last=false`` starts it at one, as
+    the authors' did.
     """
     return TrainConfig(
         model="legacy_seresnet50",
@@ -30,7 +31,7 @@ def imagenet_2018() -> TrainConfig:
         crop_scale=(0.08, 1.0),
         hflip=0.5,
         rotation=10.0,
-        jitter=20,
+        pixel_noise=20,
         epochs=100,
         global_batch_size=1024,
         lr=0.6,
@@ -49,17 +50,18 @@ def imagenet_2018() -> TrainConfig:
 
 
 def imagenet_2018_paper() -> TrainConfig:
-    """Train as ``imagenet-2018``, without dropout and label smoothing: the paper's settings for SE-ResNet-50.
+    """Train as ``imagenet-2018``, with the paper's settings for SE-ResNet-50.
 
     Command: ``torchrun --nproc-per-node=8 -m seresnet train IMAGENET --recipe imagenet-2018-paper --out runs/paper``.
     Hardware and time: published, four servers of GPUs; not run here. Expected, published: 76.71 % top-1
     (23.29 % error) for SE-ResNet-50 (arXiv 1709.01507, table 2).
 
     Source: arXiv 1709.01507, section "Implementation", which has neither dropout nor label smoothing for this network.
-    Rotation and pixel noise are not in the paper but in the authors' repository; ``--set rotation=0 --set jitter=0``
-    leaves them out.
+    Its initialization is that of arXiv 1502.01852, so the last batch norm of each block starts at one. Rotation and
+    pixel noise are not in the paper but in the authors' repository; ``--set rotation=0 --set pixel_noise=0`` leaves
+    them out.
     """
-    return replace(imagenet_2018(), drop_rate=0.0, label_smoothing=0.0)
+    return replace(imagenet_2018(), drop_rate=0.0, label_smoothing=0.0, zero_init_last=False)
 
 
 def imagenet_modern() -> TrainConfig:
@@ -74,8 +76,8 @@ def imagenet_modern() -> TrainConfig:
     long, gives ``seresnet50`` 81.11 %; A3, a third as long and at 160 pixels, 77.04 % at 224. For comparison, the
     recipe of torchvision's second ResNet-50 weights, 600 epochs, gives 80.86 % (torchvision's own figure).
     For A3's cost: ``--epochs 100 --set train_size=160 --set size=224 --set crop_pct=0.95 --set rand_augment=6
-    --set drop_path_rate=0 --set repeats=1 --lr 0.008``. A2 has neither random erasing nor label smoothing;
-    ``--set erase=0.25`` and ``--set label_smoothing=0.1`` add them.
+    --set drop_path_rate=0 --set repeated_aug=1 --lr 0.008``. A2 has neither random erasing nor label smoothing;
+    ``--set random_erasing_prob=0.25`` and ``--set label_smoothing=0.1`` add them.
 
     What differs from timm's runs: the weights are averaged; the schedule ends at 0, where timm's ended at 1e-6; label
     smoothing, where it is set, comes after the threshold on the targets, where timm's comes before it and is undone by
@@ -93,7 +95,7 @@ def imagenet_modern() -> TrainConfig:
         hflip=0.5,
         random_interpolation=True,
         rand_augment=7.0,
-        repeats=3,
+        repeated_aug=3,
         mixup=0.1,
         cutmix=1.0,
         epochs=300,

@@ -24,7 +24,9 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SeresnetError(f"{path}: the checkpoint cannot be read ({type(error).__name__}); start anew") from error
+        raise SeresnetError(
+            f"{path}: the checkpoint cannot be read ({type(error).__name__}); start a new run"
+        ) from error
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from seresnet.training.config import TrainConfig
 from seresnet.training.lamb import Lamb
 
 
-def optimizer_for(model: SEResNet, config: TrainConfig) -> torch.optim.Optimizer:
+def create_optimizer(model: SEResNet, config: TrainConfig) -> torch.optim.Optimizer:
     """Return SGD with momentum, or LAMB, over the groups of `parameter_groups`."""
     groups = parameter_groups(model, config)
     if config.optimizer == "lamb":

@@ -36,8 +36,8 @@ class LogFile(logging.FileHandler):
         raise
 
 
-class RunRecord:
-    """The files of one run directory. An existing run is only continued, or overwritten where ``exist_ok``."""
+class RunFolder:
+    """The files of one run. An existing run is only continued, or overwritten where ``exist_ok``."""
 
     def __init__(self, out: Path, *, resume: bool, exist_ok: bool) -> None:
         if out.exists() and not out.is_dir():
@@ -59,12 +59,12 @@ class RunRecord:
 
         self._events = SummaryWriter(str(out))
 
-    def config(self, values: dict[str, Any]) -> None:
+    def write_config(self, values: dict[str, Any]) -> None:
         """Write the resolved settings."""
         write_text(self.out / "config.json", json.dumps(values, indent=2) + "\n")
 
-    def epoch(self, row: dict[str, float]) -> None:
-        """Add the figures of an epoch to the table, the events and the curves."""
+    def add_epoch(self, row: dict[str, float]) -> None:
+        """Add the metrics of an epoch to the table and the TensorBoard events."""
         self.rows.append(row)
         self._write_rows()
         for key in COLUMNS[2:]:
@@ -73,7 +73,7 @@ class RunRecord:
         self._events.flush()
 
     def restore(self, rows: list[dict[str, float]]) -> None:
-        """Take the table back to what it was at a checkpoint."""
+        """Restore the table to what it was at a checkpoint."""
         self.rows = list(rows)
         self._write_rows()
 
@@ -104,13 +104,13 @@ def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in rows]
-    several = "val_map" in rows[0]  # labels an image
+    multi_label = "val_map" in rows[0]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     for axes, parts, label in zip(
         figure.subplots(1, 3, width_ratios=(3, 3, 2)),
-        (("train_loss", "val_loss"), ("val_map",) if several else ("train_top1", "val_top1"), ("lr",)),
-        ("loss", "mean average precision (%)" if several else "top-1 accuracy (%)", "learning rate"),
+        (("train_loss", "val_loss"), ("val_map",) if multi_label else ("train_top1", "val_top1"), ("lr",)),
+        ("loss", "mean average precision (%)" if multi_label else "top-1 accuracy (%)", "learning rate"),
         strict=True,
     ):
         for key, color in zip(parts, ("#9aa5b1", "#1f6feb") if len(parts) == 2 else ("#1f6feb",), strict=True):

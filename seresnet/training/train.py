@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
 
 from seresnet.common.files import disk_full
 from seresnet.data.augment import TrainCrop
@@ -23,14 +24,15 @@ from seresnet.data.open_dataset import open_data
 from seresnet.data.parallel import default_workers
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DiskFullError
+from seresnet.models.blocks import Block, Bottleneck
 from seresnet.models.resnet import SEResNet
-from seresnet.training.auto_config import settle
+from seresnet.training.auto_config import resolve_auto_settings
 from seresnet.training.checkpoint import check_same_run, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
 from seresnet.training.losses import balanced_weights
-from seresnet.training.ranks import PAUSE, first_only, from_first, watched
-from seresnet.training.run_folder import RunRecord
-from seresnet.training.trainer import Training
+from seresnet.training.ranks import COLLECTIVE_TIMEOUT, broadcast_from_rank0, dead_ranks_as_errors, on_main_rank
+from seresnet.training.run_folder import RunFolder
+from seresnet.training.trainer import Trainer
 from seresnet.weights.load import create_model
 
 log = logging.getLogger("seresnet")
@@ -40,10 +42,10 @@ PRECISIONS = {"bf16": "bfloat16", "no": "float32"}  # accelerate's names and our
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. ``last`` and ``best`` are model directories.
+    """The outcome of a run. ``last`` and ``best`` are model directories.
 
-    ``best_score`` and ``last_score`` are fractions of 1: validation top-1, or with several labels an image the mean
-    average precision; ``score`` tells which (``val_top1`` or ``val_map``).
+    ``best_score`` and ``last_score`` are between 0 and 1: validation top-1, or with several labels per image the mean
+    average precision; ``score`` says which (``val_top1`` or ``val_map``).
     """
 
     out: Path
@@ -52,6 +54,7 @@ class TrainResult:
     score: str
     best_score: float
     last_score: float
+    best_epoch: int
     epochs: int
     seconds: float
 
@@ -75,7 +78,7 @@ def train(
     torch.manual_seed(config.seed)
     accelerator = accelerator_for(config, device)
     try:
-        with watched(accelerator):
+        with dead_ranks_as_errors(accelerator):
             result = run(config, data, Path(out), accelerator, resume=resume, exist_ok=exist_ok, offline=offline)
     except Exception as error:
         if not disk_full(error):
@@ -102,15 +105,16 @@ def run(
     train_set, val_set = splits.train, splits.validation
     if val_set is None:
         train_set, val_set = hold_out(splits.train, config.val_fraction, config.seed)
-    state = from_first(accelerator, lambda: load_state(out / "last" / "state.pt")) if resume else None
+    checkpoint = broadcast_from_rank0(accelerator, lambda: load_state(out / "last" / "state.pt")) if resume else None
     model = network(config, train_set.classes, offline)
     model.multi_label = train_set.multi_label
     images, multi_label = len(train_set.samples), train_set.multi_label
-    config = settle(config, model, images, multi_label, accelerator, state["config"] if state else None)
+    saved = checkpoint["config"] if checkpoint else None
+    config = resolve_auto_settings(config, model, images, multi_label, accelerator, saved)
     weights = balanced_weights(train_set.counts(), images, multi_label) if config.class_weights else None
     train_data = loader(config, train_set, train_crop(config, model.preprocess), accelerator)
     val_data = loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
-    identity = {
+    fingerprint = {
         "model": config.model,
         "classes": list(train_set.classes),
         "data": train_set.fingerprint(),
@@ -118,34 +122,44 @@ def run(
         "train_size": train_data.crop.preprocess.input_size[1],
         "global_batch_size": config.global_batch_size,
     }
-    if state:  # before anything of the run is touched
-        check_same_run(state["identity"], identity, out / "last" / "state.pt")
-    record = first_only(accelerator, lambda: RunRecord(out, resume=resume, exist_ok=exist_ok))
+    if checkpoint:  # before anything of the run is touched
+        check_same_run(checkpoint["fingerprint"], fingerprint, out / "last" / "state.pt")
+    folder = on_main_rank(accelerator, lambda: RunFolder(out, resume=resume, exist_ok=exist_ok))
     try:
-        training = Training(
+        trainer = Trainer(
             config,
             model,
             train_data,
             val_data,
             accelerator,
-            record,
-            identity,
+            folder,
+            fingerprint,
             multi_label=multi_label,
             class_weights=weights,
         )
-        if record:
+        if folder:
             precision = PRECISIONS[accelerator.mixed_precision]
             extras = dict(zip(NO_SETTINGS, (str(data), precision, config.peak_lr), strict=True))
-            record.config(config.to_dict() | extras)
-            describe(config, training, train_set, val_set, accelerator)
+            folder.write_config(config.to_dict() | extras)
+            describe(config, trainer, train_set, val_set, accelerator)
         for each in (train_data, val_data):
-            fill(each, quiet=record is None)
-        at = training.run(state)
-        last_score = record.rows[-1][training.score] if record else at.best_score
+            fill(each, quiet=folder is None)
+        state = trainer.run(checkpoint)
+        last_score = folder.rows[-1][trainer.score] if folder else state.best_score
     finally:
-        if record:
-            record.close()
-    return TrainResult(out, out / "last", out / "best", training.score, at.best_score, last_score, at.epoch, at.seconds)
+        if folder:
+            folder.close()
+    return TrainResult(
+        out=out,
+        last=out / "last",
+        best=out / "best",
+        score=trainer.score,
+        best_score=state.best_score,
+        last_score=last_score,
+        best_epoch=state.best_epoch,
+        epochs=state.epoch,
+        seconds=state.seconds,
+    )
 
 
 def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
@@ -162,7 +176,7 @@ def accelerator_for(config: TrainConfig, device: str | None) -> Accelerator:
     return Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if precision == "bfloat16" else "no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PAUSE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
     )
 
 
@@ -180,6 +194,9 @@ def network(config: TrainConfig, classes: tuple[str, ...], offline: bool | None)
         config.model, pretrained=config.pretrained, num_classes=len(classes), offline=offline, **overrides
     )
     model.labels, model.label_ids = list(classes), []
+    model.set_grad_checkpointing(config.grad_checkpointing)
+    if not config.zero_init_last and not config.pretrained:
+        init_last_norms_to_one(model)
     preprocess: Preprocess = model.preprocess
     if config.size:
         preprocess = replace(preprocess, input_size=(model.in_chans, config.size, config.size))
@@ -188,6 +205,13 @@ def network(config: TrainConfig, classes: tuple[str, ...], offline: bool | None)
             preprocess = replace(preprocess, **{key: value})
     model.preprocess = preprocess
     return model
+
+
+def init_last_norms_to_one(model: SEResNet) -> None:
+    """Start the last batch norm of each block at one, as the authors of SENet did; by default it starts at zero."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            nn.init.ones_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)
 
 
 def train_crop(config: TrainConfig, preprocess: Preprocess) -> TrainCrop:
@@ -200,24 +224,24 @@ def train_crop(config: TrainConfig, preprocess: Preprocess) -> TrainCrop:
         preprocess,
         config.crop_scale,
         rand_augment=config.rand_augment,
-        jitter=config.jitter,
+        pixel_noise=config.pixel_noise,
         random_interpolation=config.random_interpolation,
     )
 
 
 def loader(config: TrainConfig, folder: ImageSet, crop: TrainCrop, accelerator: Accelerator) -> Loader:
-    """Return the loader of this process's share of ``folder``."""
+    """Return the loader of this rank's part of ``folder``."""
     world = accelerator.num_processes
     return Loader(
         samples=folder.samples,
         crop=crop,
-        batch_size=config.global_batch_size // world // config.accumulate,
+        batch_size=config.global_batch_size // world // config.grad_accum_steps,
         workers=config.workers if config.workers is not None else default_workers(),
         seed=config.seed,
         rank=accelerator.process_index,
         world=world,
         num_classes=len(folder.classes) if folder.multi_label else None,
-        repeats=config.repeats,
+        repeated_aug=config.repeated_aug,
     )
 
 
@@ -232,22 +256,22 @@ def fill(loader: Loader, *, quiet: bool) -> None:
 
 
 def describe(
-    config: TrainConfig, training: Training, train_set: ImageSet, val_set: ImageSet, accelerator: Accelerator
+    config: TrainConfig, trainer: Trainer, train_set: ImageSet, val_set: ImageSet, accelerator: Accelerator
 ) -> None:
     """Log what is about to happen."""
-    sizes = [each.crop.preprocess.input_size[1] for each in (training.train_data, training.val_data)]
+    sizes = [each.crop.preprocess.input_size[1] for each in (trainer.train_data, trainer.val_data)]
     log.info(
-        "%s on %d images of %d classes, %d held for validation; %s pixels, batch %d, %s on %s, learning rate %g",
+        "%s on %d images of %d classes, %d held out for validation; %s pixels, batch %d, %s on %s, learning rate %g",
         *(config.model, len(train_set.samples), len(train_set.classes), len(val_set.samples)),
         " and in validation ".join(str(size) for size in dict.fromkeys(sizes)),
         *(config.global_batch_size, PRECISIONS[accelerator.mixed_precision]),
         *(accelerator.device, config.peak_lr),
     )
-    if config.accumulate > 1:
-        log.info("each step in %d micro-batches", config.accumulate)
+    if config.grad_accum_steps > 1:
+        log.info("each step in %d micro-batches", config.grad_accum_steps)
     if config.freeze_bn:
-        log.info("batch norm keeps its statistics")
-    weights = training.loss.class_weights
+        log.info("batch-norm statistics frozen")
+    weights = trainer.loss.class_weights
     if weights is not None:
         order = weights.argsort().tolist()
         ends = [f"{weights[i]:.2g} ({train_set.classes[i]})" for i in (order[0], order[-1])]

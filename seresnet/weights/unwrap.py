@@ -235,4 +235,4 @@ def named_architecture(checkpoint: object) -> str | None:
 
 def _is_training_state(checkpoint: object) -> bool:
     """Return whether this is ``last/state.pt`` of a run of this package."""
-    return isinstance(checkpoint, Mapping) and {"identity", "config", "optimizer", "rows"} <= checkpoint.keys()
+    return isinstance(checkpoint, Mapping) and {"fingerprint", "config", "optimizer", "rows"} <= checkpoint.keys()

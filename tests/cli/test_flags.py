@@ -10,8 +10,8 @@ from seresnet.cli import VERBS, run
 
 FLAGS = {
     "predict": (
-        "--model --topk --format --out --sheet --batch-size --device --engine --precision --calibration --workers"
-        " --offline"
+        "--model --topk --format --out --spreadsheet --sheet --save --sort-into --link --threshold --batch-size"
+        " --device --engine --precision --calibration --max-megapixels --workers --offline"
     ),
     "eval": (
         "--model --report --format --batch-size --device --engine --precision --calibration --workers --offline"

@@ -82,7 +82,7 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
         (["nowhere"], "nowhere: no such folder; give a folder with one sub-folder for each class"),
         (["DATA", "--recipe", "fintune"], "did you mean finetune?"),
         (["DATA", "--set", "lr"], "--set takes key=value, not 'lr'"),
-        (["DATA", "--set", "size=4"], "size is 4: it has to be from 8 to 4096"),
+        (["DATA", "--set", "size=4"], "size cannot be '4': it takes a whole number from 8 to 4096"),
         (["DATA", "--resume"], "--resume needs --out"),
         (["DATA", "--resume", "--exist-ok", "--out", "x"], "give one of them"),
         (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is no model"),

@@ -144,7 +144,7 @@ def test_up_to_two_operations_each_half_the_time():
 def test_a_crop_is_followed_by_operations_and_noise_and_is_then_no_longer_fixed():
     image = picture()
     plain = TrainCrop("center", SMALL)
-    noisy = TrainCrop("center", SMALL, jitter=20)
+    noisy = TrainCrop("center", SMALL, pixel_noise=20)
     assert plain.fixed and not noisy.fixed and not TrainCrop("center", SMALL, rand_augment=5.0).fixed
     before = plain(image, np.random.default_rng(0)).astype(int)
     after = noisy(image, np.random.default_rng(0)).astype(int)

@@ -11,7 +11,7 @@ from seresnet.models.variants import build
 from seresnet.training.config import TrainConfig
 from seresnet.training.ema import ModelEma
 from seresnet.training.lamb import Lamb
-from seresnet.training.optim import learning_rate, optimizer_for, parameter_groups, set_learning_rate
+from seresnet.training.optim import create_optimizer, learning_rate, parameter_groups, set_learning_rate
 from tests.timm_import import timm  # noqa: F401
 
 
@@ -28,7 +28,7 @@ def test_weight_decay_spares_norms_and_biases():
 def test_a_step_equals_nesterov_momentum_by_hand():
     config = TrainConfig(lr=0.1, momentum=0.9, weight_decay=0.01, head_lr_scale=2.0)
     model = build("resnet20")
-    optimizer = optimizer_for(model, config)
+    optimizer = create_optimizer(model, config)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for _ in range(2):
@@ -96,8 +96,8 @@ def test_lamb_takes_timms_steps(weight_decay, max_grad_norm):
 
 def test_lamb_leaves_clipping_to_the_trainer_where_a_norm_is_set():
     model = build("seresnet20")
-    assert optimizer_for(model, TrainConfig(optimizer="lamb")).max_grad_norm == 1.0
-    assert optimizer_for(model, TrainConfig(optimizer="lamb", clip_grad=5.0)).max_grad_norm is None
+    assert create_optimizer(model, TrainConfig(optimizer="lamb")).max_grad_norm == 1.0
+    assert create_optimizer(model, TrainConfig(optimizer="lamb", clip_grad=5.0)).max_grad_norm is None
 
 
 def test_lamb_goes_on_from_its_state():

@@ -17,7 +17,7 @@ from seresnet.errors import DataError, SeresnetError
 from seresnet.recipes import recipe
 from seresnet.training.config import TrainConfig
 from seresnet.training.train import train
-from seresnet.training.trainer import Training, TrainingStopped
+from seresnet.training.trainer import Trainer, TrainingStopped
 from tests.made_images import color_folder
 
 
@@ -46,16 +46,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def stop_after(monkeypatch, steps: int) -> None:
     """Make SIGTERM arrive after a number of steps, as it would from outside."""
-    step = Training.step
+    step = Trainer.step
 
     def stepped(self, group):
         result = step(self, group)
-        if self.at.step == steps:
+        if self.state.step == steps:
             assert callable(signal.getsignal(signal.SIGTERM)), "nobody listens, and the tests would end here"
             signal.raise_signal(signal.SIGTERM)  # to this very thread: no other one may be chosen
         return result
 
-    monkeypatch.setattr(Training, "step", stepped)
+    monkeypatch.setattr(Trainer, "step", stepped)
 
 
 def test_a_run_learns_and_leaves_its_record(colors, tmp_path):
@@ -74,9 +74,15 @@ def test_a_run_learns_and_leaves_its_record(colors, tmp_path):
         assert saved["label_names"] == ["blue", "green", "red"]
 
 
-@pytest.mark.parametrize(("workers", "accumulate", "crop"), [(0, 1, "resized"), (2, 2, "resized"), (1, 1, "center")])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(colors, tmp_path, monkeypatch, workers, accumulate, crop):
-    settings = config(workers=workers, accumulate=accumulate, crop=crop, drop_rate=0.2, drop_path_rate=0.1, rotation=5)
+@pytest.mark.parametrize(
+    ("workers", "grad_accum_steps", "crop"), [(0, 1, "resized"), (2, 2, "resized"), (1, 1, "center")]
+)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    colors, tmp_path, monkeypatch, workers, grad_accum_steps, crop
+):
+    settings = config(
+        workers=workers, grad_accum_steps=grad_accum_steps, crop=crop, drop_rate=0.2, drop_path_rate=0.1, rotation=5
+    )
     train(settings, colors, tmp_path / "whole")
     stop_after(monkeypatch, 10)  # of 14: in the middle of the second epoch
     with pytest.raises(TrainingStopped) as stopped:
@@ -105,7 +111,7 @@ def test_one_process_can_train_in_one_precision_after_the_other(colors, tmp_path
 def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch):
     """Two micro-batches with the same images have the gradient of one of them."""
     gradients = {}
-    step = Training.step
+    step = Trainer.step
 
     def recording(self, group):
         original = torch.optim.SGD.step
@@ -118,9 +124,11 @@ def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch
             patch.setattr(torch.optim.SGD, "step", keeping)
             return step(self, [group[0]] * len(group))
 
-    monkeypatch.setattr(Training, "step", recording)
+    monkeypatch.setattr(Trainer, "step", recording)
     for copies in (1, 2):
-        settings = config(epochs=1, pad=0, hflip=0, crop="center", accumulate=copies, global_batch_size=8 * copies)
+        settings = config(
+            epochs=1, pad=0, hflip=0, crop="center", grad_accum_steps=copies, global_batch_size=8 * copies
+        )
         train(settings, colors, tmp_path / str(copies))
     torch.testing.assert_close(gradients[1], gradients[2])
 

@@ -138,7 +138,7 @@ def test_a_foreign_file(tmp_path) -> None:
 
 
 def test_unknown_names_suggest_known_ones() -> None:
-    with pytest.raises(WeightsError, match=r"'legacy_seresnet51' is no model, .*did you mean legacy_seresnet50"):
+    with pytest.raises(WeightsError, match=r"'legacy_seresnet51' is not a model, .*did you mean legacy_seresnet50"):
         seresnet.create_model("legacy_seresnet51")
     with pytest.raises(WeightsError, match=r"legacy_seresnet50 has no such weights; there are legacy_seresnet50.in1k"):
         seresnet.create_model("legacy_seresnet50.in22k", pretrained=True)

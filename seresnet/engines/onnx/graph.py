@@ -23,7 +23,7 @@ class OnnxBuilder(Builder[str]):
         self.initializers: dict[str, Any] = {}
 
     def constant(self, name: str, value: Any) -> str:
-        """Return a constant; NumPy's number format is kept."""
+        """Return a constant of NumPy's dtype."""
         self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 

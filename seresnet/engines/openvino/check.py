@@ -1,17 +1,19 @@
 """Check an OpenVINO graph from elsewhere in a process of its own, before it is opened in this one.
 
-OpenVINO's parser and compiler trust their input: a crafted file can end the process. So a short-lived process parses
-the graph, holds it against what this package's exporter writes, compiles it and runs one image; if that process dies,
-takes too long or too much memory, the graph is refused here.
+OpenVINO's parser and compiler trust their input: a crafted file can end the process. So the file is read by expat for
+its extent, and then a short-lived process parses the graph, compares it with what this package's exporter writes,
+compiles it and runs one image; if that process dies, takes too long or too much memory, the graph is refused here.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import numpy as np
 
@@ -28,9 +30,11 @@ OPERATIONS = frozenset(  # what the exporter writes (graph.py, int8.py)
 DTYPES = frozenset(("f32", "i8", "i32", "i64"))  # of its constants
 MAX_XML_BYTES = 32 * 2**20  # legacy_seresnet152, the largest, takes 1.3 MB, and 2.4 MB in int8
 MAX_BIN_BYTES = 2 * 2**30
-MAX_OPERATIONS = 20_000
+MAX_OPERATIONS = 10_000  # legacy_senet154 has 1,491, in int8 about 4,000
+MAX_DEPTH = 16  # of elements in its file; the exporter writes 7
 MAX_SIDE = 2048  # of a declared input
-SECONDS = 60.0
+CPU_SECONDS = 8  # of the process that checks, and one more for every
+BYTES_PER_SECOND = 10 * 2**20  # of weights
 PROGRAM = f"from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
 MEMORY = 6 * 2**30  # bytes of data of the process that checks
 
@@ -50,12 +54,17 @@ def check_graph(path: Path, num_classes: int | None, in_chans: int | None) -> No
             raise WeightsError(f"{file}: no such file; an OpenVINO model is a .xml with its .bin")
         if size > most:
             raise WeightsError(f"{file}: {size:,} bytes are more than any model of this package takes")
+    if reason := _extent_fault(path):
+        raise _refused(path, reason)
+    seconds = CPU_SECONDS + path.with_suffix(".bin").stat().st_size // BYTES_PER_SECOND
     program = f"import sys; sys.path[:] = {sys.path!r}; {PROGRAM}"  # nothing is imported from the current folder
-    command = [sys.executable, "-c", program, str(path.absolute()), json.dumps([num_classes, in_chans])]
+    command = [sys.executable, "-c", program, str(path.absolute()), json.dumps([num_classes, in_chans]), str(seconds)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=4 * seconds, check=False)
     except subprocess.TimeoutExpired:
-        raise _refused(path, f"checking it takes more than {SECONDS:.0f} s") from None
+        raise _refused(path, "checking it takes too long") from None
+    if done.returncode == -getattr(signal, "SIGXCPU", signal.SIGTERM):
+        raise _refused(path, "checking it takes too long")
     if done.returncode != 0:
         said = done.stdout.decode("utf-8", "replace").strip().splitlines()
         reason = said[-1] if done.returncode == 1 and said else "OpenVINO does not survive opening it"
@@ -68,11 +77,44 @@ def _refused(path: Path, reason: str) -> WeightsError:
     )
 
 
-def main(path: str, expected: str) -> int:
+def _extent_fault(path: Path) -> str | None:
+    """Return what is too much in a graph's file: parsers take time and stack for each operation and level."""
+    depth = operations = 0
+    parser = expat.ParserCreate()
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, operations
+        depth += 1
+        operations += name == "layer"
+        if depth > MAX_DEPTH or operations > MAX_OPERATIONS:
+            raise _TooMuch("its elements are nested too deep" if depth > MAX_DEPTH else "it has too many operations")
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def doctype(*_: object) -> None:
+        raise _TooMuch("it has a document type")
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, doctype
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except _TooMuch as error:
+        return str(error)
+    except (expat.ExpatError, ValueError):
+        return "it is not XML"
+    return None
+
+
+class _TooMuch(Exception):
+    pass
+
+
+def main(path: str, expected: str, seconds: str) -> int:
     """Check a graph in this process: print the reason and return 1 where it is refused, 0 where it is good."""
     from seresnet.engines.openvino.package import import_openvino
 
-    _limit_memory()
+    _limit(int(seconds))
     ov = import_openvino()
     core = ov.Core()
     try:
@@ -150,11 +192,12 @@ def trial(core: Any, model: Any) -> str | None:
     return None
 
 
-def _limit_memory() -> None:
+def _limit(seconds: int) -> None:
+    """Limit the memory and the time of this process; a process that dies writes no core."""
     try:
         import resource
     except ImportError:  # Windows
         return
-    for kind, most in ((resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_CORE, 0)):
+    for kind, most in ((resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -1,4 +1,4 @@
-"""The engines that rest on torch: the fused network in channels-last memory, on the CPU or a GPU."""
+"""The engines of torch: the fused network in channels-last memory, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16 by itself."""
+    """Return whether a device supports bfloat16 natively."""
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= AMPERE
     return device.type == "cpu" and has_bfloat16()

@@ -16,7 +16,7 @@ from seresnet.engines.openvino.engine import OpenVINOEngine
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.engines.openvino.int8 import quantize
 from seresnet.errors import WeightsError
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from tests.networks import seresnet20, tiny
 
 DEEP = "<net><layers>" + "<layer>" * 200_000
@@ -61,7 +61,15 @@ def test_a_graph_that_is_not_what_config_json_says(good, num_classes, in_chans, 
     ids=["empty", "cut", "text", "deep", "no layers"],
 )
 def test_what_is_no_graph(good, tmp_path, text):
-    refused(copied(good, tmp_path, text), "OpenVINO cannot read or run it|its input is not images")
+    refused(copied(good, tmp_path, text), "it is not XML|nested too deep|OpenVINO cannot read|its input is not images")
+
+
+def test_files_that_parsers_take_too_long_for(good, tmp_path):
+    layer = good.read_text().partition("<layers>")[2].partition("</layer>")[0] + "</layer>"
+    many = good.read_text().replace("<layers>", "<layers>" + layer * 20_000)
+    refused(copied(good, tmp_path, many), "it has too many operations")
+    bomb = "<!DOCTYPE a [<!ENTITY b 'c'>]>" + good.read_text().partition("?>")[2]
+    refused(copied(good, tmp_path, bomb), "it has a document type")
 
 
 def test_weights_that_are_cut_or_missing(good, tmp_path):
@@ -82,7 +90,7 @@ def test_weights_that_are_not_finite(good, tmp_path):
 
 
 def test_operations_that_the_exporter_does_not_write(tmp_path):
-    graph = openvino_graph(gate_first(tiny()))
+    graph = openvino_graph(fuse_network(tiny()))
     logits = graph.output("logits").get_node()
     softmax = ops.softmax(logits.input_value(0), 1)
     softmax.output(0).set_names({"logits"})
@@ -101,10 +109,14 @@ def test_a_process_that_dies_or_hangs_is_a_refusal(good, monkeypatch):
     monkeypatch.setattr(check, "PROGRAM", "import os; os.abort()")
     with pytest.raises(WeightsError, match="OpenVINO does not survive opening it"):
         check_graph(good, 3, 3)
-    monkeypatch.setattr(check, "PROGRAM", "import time; time.sleep(60)")
-    monkeypatch.setattr(check, "SECONDS", 0.5)
-    with pytest.raises(WeightsError, match="checking it takes more than"):
-        check_graph(good, 3, 3)
+    monkeypatch.setattr(check, "CPU_SECONDS", 0.2)
+    for program in (
+        "import time; time.sleep(60)",
+        f"from {check.__name__} import _limit; _limit(1)\nwhile True: pass",
+    ):
+        monkeypatch.setattr(check, "PROGRAM", program)
+        with pytest.raises(WeightsError, match="checking it takes too long"):
+            check_graph(good, 3, 3)
 
 
 def refused(path: Path, reason: str = "OpenVINO cannot read or run it") -> None:
