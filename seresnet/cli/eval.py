@@ -26,6 +26,9 @@ def evaluate(
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
+    split: Annotated[
+        str | None, Parameter(help="train, validation or test (default: test, else validation, else train).")
+    ] = None,
     report: Annotated[Path | None, Parameter(help="Write metrics, tables and plots into this folder.")] = None,
     format: Annotated[Literal["table", "json"], Parameter(help="Output format on stdout.")] = "table",
     batch_size: Annotated[int | None, Parameter(help="Batch size (default: chosen for the device).")] = None,
@@ -60,7 +63,7 @@ def evaluate(
 
     if report is not None:
         check_report_folder(report, exist_ok)
-    images = open_labelled(data, offline or None)
+    images = open_labelled(data, offline or None, split)
     name = model or DEFAULT_MODEL
     clf = load(
         name,

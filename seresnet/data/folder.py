@@ -17,18 +17,16 @@ log = logging.getLogger("seresnet")
 _PROBED = 100  # files of a folder that are looked into for an image
 
 
-def image_folder(
-    root: str | Path, classes: Sequence[str] | None = None, split: str | None = None, *, one_class: bool = True
-) -> ImageSet:
+def image_folder(root: str | Path, classes: Sequence[str] | None = None, split: str | None = None) -> ImageSet:
     """List ``root/<class>/**/<image>``; classes are the folder names in natural order, or ``classes``.
 
-    ``one_class=False`` refuses a single class, with which nothing can be learned. Raises DataError where there is no
-    such folder, no class, a class that ``classes`` does not have, or a class without an image.
+    Raises DataError where there is no such folder, no class, a class that ``classes`` does not have, a class without an
+    image, or a single folder that only wraps the class folders.
     """
     root = Path(root)
     folders = class_folders(root)
     if len(folders) == 1 and classes is None:
-        _check_single(root, next(iter(folders)), one_class)
+        _check_level(root, next(iter(folders)))
     names = tuple(classes) if classes is not None else class_names(folders)
     unknown = [name for name in class_names(folders) if name not in names]
     if unknown:
@@ -93,8 +91,8 @@ def _no_classes(root: Path) -> str:
     return f"{root}: no sub-folders; put the images of each class into a folder with its name"
 
 
-def _check_single(root: Path, name: str, allowed: bool) -> None:
-    """Refuse a single class folder that only wraps the data, or that is alone in training."""
+def _check_level(root: Path, name: str) -> None:
+    """Raise DataError where a single folder is not a class, but wraps the class folders."""
     below = root / name
     while not has_images(below) and len(inner := list_folder(below).folders) == 1:
         below = below / inner[0]
@@ -103,11 +101,6 @@ def _check_single(root: Path, name: str, allowed: bool) -> None:
         raise DataError(
             f"{root}: holds one folder, {name}, and the images lie deeper, in {few(inner)}: one level too high; "
             f"give {below}"
-        )
-    if not allowed:
-        raise DataError(
-            f"{root}: only one class, {name}: training needs two or more; if {name} is not a class, put the images of "
-            "each class into a folder with its name"
         )
 
 

@@ -126,12 +126,10 @@ class HubData:
 
     def image_set(self, split: str, training: bool) -> ImageSet:
         """Return the images of a split. Raises DataError."""
-        if training and len(self.classes) == 1 and not self.multi_label:
-            raise DataError(f"{self.source}: only one class, {self.classes[0]}: training needs two or more")
-        name = f"{self.source}/{split}"
+        name, classes = f"{self.source}/{split}", self.classes
         if self.spec.stream:
             stream = HubStream(self.tables[split], self._count(split), self.image, self.label, name, self.places)
-            return ImageSet(self.source, self.classes, stream, self.multi_label, split=split)
+            return ImageSet(self.source, classes, stream, self.multi_label, split=split)
         outside = outside_cell(self.tables[split], self.image, self.places)
         if outside is not None:
             raise DataError(f"{name}: an image cell names {outside!r}, outside the data set: it is not opened")
@@ -139,7 +137,7 @@ class HubData:
             (RowImage(self.tables[split], self.image, row, name), self._target(split, row, value))
             for row, value in enumerate(self.labels(split))
         ]
-        return ImageSet(self.source, self.classes, tuple(samples), self.multi_label, split=split)
+        return ImageSet(self.source, classes, tuple(samples), self.multi_label, split=split)
 
     def _count(self, split: str) -> int:
         rows = self.tables[split]

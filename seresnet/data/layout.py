@@ -21,7 +21,7 @@ log = logging.getLogger("seresnet")
 ORDER = ("test", "validation", "train")  # in which evaluation looks for a split
 
 
-Loader = Callable[[bool], ImageSet]  # told whether the split is to train on: then its classes have to be those of train
+Loader = Callable[[bool], ImageSet]  # told whether its classes have to be those of train
 
 
 @dataclass
@@ -59,7 +59,7 @@ def folder_splits(root: Path) -> Found:
     named = [folder for folder in folders if split_named(folder.name)]
     others = [folder for folder in folders if not split_named(folder.name)]
     if not named or _is_class(named, others):
-        return Found(str(root), {"train": lambda training: image_folder(root, one_class=not training)}, whole=True)
+        return Found(str(root), {"train": lambda _: image_folder(root)}, whole=True)
     _check_splits(root, named, others)
     splits: dict[str, Path] = {}
     for folder in named:
@@ -125,7 +125,7 @@ class _Folders:
         """Return a split with class folders."""
         folder = self.inner(split)
         if split == "train":
-            return image_folder(folder, split=split, one_class=not training)
+            return image_folder(folder, split=split)
         classes = self.train_classes()
         if classes is not None and not training and not set(class_folders(folder)) <= set(classes):
             classes = None  # to evaluate, a test split may have classes of its own

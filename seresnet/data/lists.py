@@ -134,6 +134,8 @@ class _PathFinder:
         for other in _spellings(text):
             if (candidate := self._below(line, other)).is_file():
                 return candidate
+        if any("\udc80" <= character <= "\udcff" for character in text):
+            raise self.images.error(line, f"{text!r} is not UTF-8; save the list as UTF-8")
         return image
 
     def _below(self, line: int, text: str) -> Path:
@@ -199,8 +201,6 @@ def _image_set(images: ImageList, split: str, training: bool) -> ImageSet:
         raise DataError(f"{images.path}: {error}") from None
     if not classes:
         raise DataError(f"{images.path}: no image of the training split has a label")
-    if training and len(classes) == 1 and not images.multi_label:
-        raise DataError(f"{images.path}: only one class, {classes[0]}: training needs two or more")
     if not any(row.image.is_file() for row in rows[:_PROBED]):
         missing = f"{rows[0].image} does not exist, nor do those after it; paths start at the list's folder"
         raise images.error(rows[0].line, missing)

@@ -34,6 +34,11 @@ def open_data(source: Source, offline: bool | None = None) -> Splits:
     train = found.get("train", training=True)
     if train is None:
         raise DataError(f"{source}: {_lacks(found, 'train')}")
+    if len(train.classes) == 1 and not train.multi_label:
+        raise DataError(
+            f"{train}: only one class, {train.classes[0]}, and training needs two or more; if it is one of several "
+            "class folders, give the folder above them"
+        )
     return Splits(train, found.get("validation", training=True))
 
 

@@ -129,8 +129,6 @@ def shard_splits(files: Sequence[Path]) -> Found:
     def load(split: str, training: bool) -> ImageSet:
         known = "train" if "train" in splits else split
         classes = _named_classes(named[0]) if named else _classes(root, read(known))
-        if training and len(classes) == 1:
-            raise DataError(f"{root}: only one class in its shards, {classes[0]}: training needs two or more")
         shards = read(split)
         multi_label = any(isinstance(label, list) for shard in shards[:1] for label in shard.labels[:1])
         return ImageSet(root, classes, tuple(_samples(shards, classes, multi_label)), multi_label, split=split)

@@ -51,7 +51,8 @@ class RunFolder:
             remove_leftovers(folder)
         if not resume:
             (out / "last" / "state.pt").unlink(missing_ok=True)
-        self._handler = LogFile(out / "log.txt", mode="a" if resume else "w", encoding="utf-8")
+        mode = "a" if resume else "w"
+        self._handler = LogFile(out / "log.txt", mode, encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)

@@ -8,7 +8,7 @@ import pytest
 
 from seresnet.cli import run
 from seresnet.data.folder import image_folder
-from seresnet.data.open_dataset import open_data, open_splits
+from seresnet.data.open_dataset import open_data, open_labelled, open_splits
 from seresnet.data.pack import pack
 from seresnet.errors import DataError
 from seresnet.training.train import train
@@ -134,6 +134,6 @@ def test_a_report_shows_images_that_are_no_files(colors, tmp_path):
     from seresnet.evaluation.result import SingleLabelResult
 
     pack(colors, tmp_path / "shards")
-    image, target = open_data(tmp_path / "shards").test.samples[0]
+    image, target = open_labelled(tmp_path / "shards").samples[0]
     assert _thumbnail(SingleLabelResult(str(image), target, 0, 0.5, image=image)).shape == (16, 16, 3)
     assert _thumbnail(SingleLabelResult(str(image), target, 0, 0.5)) is None
