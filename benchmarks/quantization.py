@@ -30,7 +30,7 @@ from seresnet.engines.openvino.int8 import quantize
 from seresnet.inference.images import read_images, to_batch
 from seresnet.models.fuse import fuse_network
 from seresnet.quantization.images import choose_images
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 
 Batch = NDArray[np.float32]
 BATCH = 100

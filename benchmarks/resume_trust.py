@@ -37,7 +37,7 @@ from seresnet.cli import run as command
 from seresnet.training import trainer as loop
 from seresnet.training.checkpoint import load_state
 from seresnet.training.train import train  # noqa: F401
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.made_images import color_folder
 from tests.training import driver
 

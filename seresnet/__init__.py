@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from seresnet.inference.classifier import load
     from seresnet.quantization.quantize import quantize
     from seresnet.training.train import train
+    from seresnet.weights.create import create_model
     from seresnet.weights.index import list_models
-    from seresnet.weights.load import create_model
     from seresnet.weights.save import save
     from seresnet.weights.timm_models import fuse
 
@@ -42,7 +42,7 @@ _HOMES = {
     "Preprocess": "seresnet.data.preprocess",
     "SeresnetError": "seresnet.errors",
     "benchmark": "seresnet.benchmarking.benchmark",
-    "create_model": "seresnet.weights.load",
+    "create_model": "seresnet.weights.create",
     "evaluate": "seresnet.evaluation.evaluate",
     "list_models": "seresnet.weights.index",
     "load": "seresnet.inference.classifier",

@@ -23,5 +23,9 @@ class ConfigError(SeresnetError):
     """A setting that is unknown or out of range."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """An argument that a function does not have; a TypeError as well, as Python's own."""
+
+
 class DiskFullError(SeresnetError, OSError):
     """No space left on the device that is written to."""

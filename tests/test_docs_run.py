@@ -130,6 +130,7 @@ def test_commands_run_as_written(document: str, demo: Path, tmp_path: Path, monk
     shutil.copytree(demo, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights that this machine may have
+    monkeypatch.setattr("seresnet.quantization.quantize.SLOT_SECONDS", 0.01)
     for example in commands():
         if example.document != document or not is_run(example):
             continue

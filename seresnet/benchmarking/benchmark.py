@@ -194,7 +194,7 @@ def random_network(architecture: str) -> Any:
     """Return the network with random weights, the same each time; no batch norm has a weight of zero."""
     import torch
 
-    from seresnet.weights.load import create_model
+    from seresnet.weights.create import create_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -46,9 +46,9 @@ def described(name: str) -> tuple[SEResNet, Entry | None]:
     import torch
 
     from seresnet.models.variants import VARIANTS, build
+    from seresnet.weights.create import create_model
     from seresnet.weights.index import default_entry, default_transform, entries
     from seresnet.weights.labels import imagenet_1k
-    from seresnet.weights.load import create_model
 
     entry = entries().get(name) or (default_entry(name) if name in VARIANTS else None)
     if (entry is None and name not in VARIANTS) or (entry and entry.bundled):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -32,7 +34,7 @@ def train(
         str | None,
         Parameter(
             help="Recipe: finetune (default), imagenet-2018, imagenet-2018-paper, imagenet-modern, cifar10, "
-            "cifar100, debug, or FILE.py:function."
+            "cifar100, debug, or FILE.py:function (runs that file: use only files you trust)."
         ),
     ] = None,
     config: Annotated[
@@ -40,7 +42,11 @@ def train(
     ] = None,
     model: Annotated[str | None, Parameter(help="A name, a directory or a file (default: the recipe's).")] = None,
     out: Annotated[Path | None, Parameter(help="Folder of the run (default: a new one in runs/).")] = None,
+    size: Annotated[int | None, Parameter(help="Input size in pixels (default: the model's).")] = None,
     epochs: Annotated[int | None, Parameter(help="Number of epochs.")] = None,
+    patience: Annotated[
+        int | None, Parameter(help="Early stopping after so many epochs without improvement (default: the recipe's).")
+    ] = None,
     batch_size: Annotated[int | None, Parameter(help="Global batch size.")] = None,
     lr: Annotated[float | None, Parameter(help="Peak learning rate, not scaled with the batch size.")] = None,
     set: Annotated[tuple[str, ...], Parameter(help="Any other setting as key=value; repeatable.", negative=())] = (),
@@ -58,11 +64,14 @@ def train(
     best/, which every other command takes as --model. Ctrl-C saves; the same command with --resume continues.
     """
     from seresnet.errors import ConfigError
+    from seresnet.training.signals import TrainingStopped
     from seresnet.training.train import train as run
 
     flags: dict[str, Any] = {
         "model": model,
+        "size": size,
         "epochs": epochs,
+        "patience": patience,
         "global_batch_size": batch_size,
         "lr": lr,
         "seed": seed,
@@ -79,7 +88,12 @@ def train(
         raise ConfigError("--resume continues a run and --exist-ok overwrites it: give one of them")
     folder = out or new_run(Path("runs"), run_name(recipe, config))
     with messages(IS_MAIN_RANK):
-        result = run(settings, source, folder, resume=resume, exist_ok=exist_ok, device=device, offline=offline or None)
+        try:
+            result = run(
+                settings, source, folder, resume=resume, exist_ok=exist_ok, device=device, offline=offline or None
+            )
+        except TrainingStopped as stopped:  # the log says so already, and it is not an error
+            return stopped.exit_code
     if IS_MAIN_RANK:
         print(summary(result))
     return 0
@@ -110,11 +124,24 @@ def messages(shown: bool) -> Iterator[None]:
     logger = logging.getLogger("seresnet")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr) if shown else logging.NullHandler()
+    if sys.stderr.isatty():
+        handler.setFormatter(Wrapped())
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+class Wrapped(logging.Formatter):
+    """Break lines at words where they are wider than the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message in lines that fit the terminal; those after the first are indented."""
+        width = shutil.get_terminal_size().columns
+        return textwrap.fill(
+            super().format(record), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
 
 
 def summary(result: TrainResult) -> str:

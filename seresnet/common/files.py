@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -150,8 +151,28 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+_given_cache: ContextVar[Path | None] = ContextVar("cache_folder", default=None)
+
+
+@contextlib.contextmanager
+def using_cache(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Let `cache_folder` return ``folder`` in this block, unless it is None."""
+    token = _given_cache.set(_given_cache.get() if folder is None else Path(folder).expanduser())
+    try:
+        yield
+    finally:
+        _given_cache.reset(token)
+
+
+def given_cache() -> Path | None:
+    """Return the folder of `using_cache`, or None outside of such a block."""
+    return _given_cache.get()
+
+
 def cache_folder() -> Path | None:
     """Return ``$SERESNET_CACHE``, or the platform's folder for caches; None where a user has no home."""
+    if (chosen := given_cache()) is not None:
+        return chosen
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
     import platformdirs

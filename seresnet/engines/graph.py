@@ -95,8 +95,9 @@ def emit(form: FusedSEResNet, build: Builder[T], images: T) -> tuple[T, T]:
 
     Without a classifier the logits are the features. Raises ConfigError for a network that does not pool.
     """
-    if form.global_pool != "avg":
-        raise ConfigError("this network has no pooling at its end: give it one with reset_classifier(..., 'avg')")
+    if (pool := form.global_pool.pool_type) != "avg":
+        how = f"pools by {pool!r} at its end" if pool else "has no pooling at its end"
+        raise ConfigError(f"this network {how}, which this engine cannot run: use engine='torch'")
     x = build.relu("conv1.relu", _layer(build, "conv1", form.conv1, images))
     x = _layer(build, "maxpool", form.maxpool, x)
     for number, stage in enumerate(form.stages, start=1):

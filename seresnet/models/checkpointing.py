@@ -36,3 +36,10 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
         return nullcontext(), frozen_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+def checkpointed_blocks(stage: nn.Module, x: Tensor) -> Tensor:
+    """Return ``stage(x)`` for blocks one after the other, keeping the input of each alone."""
+    for block in stage.children():
+        x = checkpointed(block, x)
+    return x

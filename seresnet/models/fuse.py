@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.errors import ConfigError
-from seresnet.models.blocks import Block, Bottleneck
+from seresnet.models.blocks import BasicBlock, Bottleneck
 from seresnet.models.resnet import SEResNet
 from seresnet.models.squeeze_excite import SqueezeExcite
 
@@ -33,8 +33,8 @@ log = logging.getLogger("seresnet")
 
 # What a fused network takes over from its network besides the modules.
 TAKEN = (
-    *("cfg", "num_classes", "in_chans", "drop_rate", "global_pool", "num_features", "head_hidden_size"),
-    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "feature_info"),
+    *("cfg", "num_classes", "in_chans", "drop_rate", "num_features", "head_hidden_size"),
+    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "weights_tag", "feature_info"),
 )
 
 
@@ -145,8 +145,9 @@ class Subsample(nn.Module):
 class FusedBlock(nn.Module):
     """A residual block without batch norms; this one without excitation: ``relu(last(hidden(x)) + shortcut(x))``."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
         super().__init__()
+        self.anti_alias = block.anti_alias
         layers: list[nn.Module] = [fold(block.conv1, block.bn1), nn.ReLU(inplace=True)]
         conv, norm = block.conv2, block.bn2
         if isinstance(block, Bottleneck):
@@ -168,7 +169,9 @@ class FusedBlock(nn.Module):
         return self.last(self.hidden(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.branch(x) + self.shortcut(x), inplace=True)
+        u, shortcut = self.branch(x), self.shortcut(x)
+        # In place where sizes are rounded both ways, see `Bottleneck.forward`
+        return F.relu(u.add_(shortcut) if self.anti_alias else u + shortcut, inplace=True)
 
     def compute_quarter(self) -> None:
         """Output every other row and column alone. A gate before the last convolution still knows all of them."""
@@ -220,13 +223,15 @@ class FusedSEResNet(SEResNet):
         nn.Module.__init__(self)  # not SEResNet's, which would draw new weights
         for name in TAKEN:
             setattr(self, name, copy.deepcopy(getattr(model, name)))
-        self.grad_checkpointing = False
+        self.batch_shard, self.grad_checkpointing = (0, 1), False
         self.conv1 = folded_stem(model.conv1, model.bn1)
         self.bn1 = nn.Identity()  # type: ignore[assignment]
+        self.act1 = nn.ReLU(inplace=True)
         self.maxpool = copy.deepcopy(model.maxpool)
         kind = GateLastBlock if model.cfg.relu_before_se else GateFirstBlock if model.cfg.reduction else FusedBlock
         for index, stage in enumerate(model.stages, start=1):
             self.add_module(f"layer{index}", nn.Sequential(*(kind(block) for block in stage)))  # type: ignore[arg-type]
+        self.global_pool = copy.deepcopy(model.global_pool)
         self.fc = copy.deepcopy(model.fc)
         skipped = self._skip_unused_pixels(model) if skip_unused else 0
         self.rewrites = Rewrites(
@@ -294,6 +299,8 @@ def fuse_network(model: SEResNet, skip_unused: bool = True) -> FusedSEResNet:
     """
     if isinstance(model, FusedSEResNet):
         raise ConfigError("the network is fused already: use it as it is")
+    if model.cfg.output_stride < 32:
+        raise ConfigError(f"a network with output_stride={model.cfg.output_stride} cannot be fused: run it as it is")
     form = FusedSEResNet(model, skip_unused)
     log.info("fused network: %s", form.rewrites)
     return form

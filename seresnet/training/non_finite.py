@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from seresnet.data.loader import Batch
 from seresnet.errors import SeresnetError
@@ -22,6 +22,12 @@ DIVERGED = "lower --lr, or limit the gradient with --set clip_grad=1"
 def l1_norm(tensors: list[Tensor]) -> Tensor:
     """Return the L1 norm over all tensors, on their device; it is finite where all of their values are."""
     return torch.stack(torch._foreach_norm(tensors, 1)).sum()
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise SeresnetError where a weight or a statistic of ``model`` is not finite."""
+    if not math.isfinite(l1_norm([v for v in model.state_dict().values() if v.is_floating_point()]).item()):
+        raise SeresnetError(f"the weights are no longer finite; {DIVERGED}. The last checkpoint is from before that")
 
 
 class NonFiniteGuard:

@@ -40,6 +40,15 @@ def average_across_ranks(accelerator: Accelerator, tensors: list[Tensor]) -> Non
     torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
+def sum_over_ranks(accelerator: Accelerator, *values: float) -> list[float]:
+    """Return the sums of ``values`` over all ranks."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    own = torch.tensor(values, device=accelerator.device, dtype=torch.float64)
+    sums: Tensor = accelerator.reduce(own, "sum")
+    return sums.tolist()
+
+
 def on_main_rank(accelerator: Accelerator, function: Callable[[], T]) -> T | None:
     """Run ``function`` on rank 0 and return its value there, None elsewhere; a SeresnetError is raised on all ranks."""
     value, reason = None, None

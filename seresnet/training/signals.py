@@ -21,8 +21,11 @@ REPEAT_SECONDS = 2.0  # a signal may come again within these, from a terminal an
 class TrainingStopped(SeresnetError):
     """A signal stopped the run after its checkpoint was written; ``exit_code`` is the shell's for that signal."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; continue with the same command and --resume")
+    def __init__(self, signum: int, epoch: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} in epoch {epoch}, after step {step}; "
+            "continue with the same command and --resume"
+        )
         self.exit_code = 128 + signum
 
 

@@ -6,14 +6,13 @@ so an interrupted run continues as if it had never stopped: there is no random s
 
 from __future__ import annotations
 
-import logging
-import math
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,57 +20,28 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from seresnet.common.progress import Progress
 from seresnet.data.augment import BatchAugment, uniform_samples
 from seresnet.data.loader import Batch, Loader
 from seresnet.data.parallel import batched
-from seresnet.errors import SeresnetError
 from seresnet.models.resnet import SEResNet
 from seresnet.training.checkpoint import save_state
 from seresnet.training.config import TrainConfig
+from seresnet.training.device import to_device
 from seresnet.training.ema import ModelEma
 from seresnet.training.losses import ImageLoss, soft_targets
+from seresnet.training.messages import chance_score, log_epoch, log_resume
 from seresnet.training.mixup import Mixup
-from seresnet.training.non_finite import DIVERGED, NonFiniteGuard, l1_norm
+from seresnet.training.network import freeze_batch_norm, shard_dropout
+from seresnet.training.non_finite import NonFiniteGuard, check_finite, l1_norm
 from seresnet.training.optim import create_optimizer, learning_rate, set_learning_rate
-from seresnet.training.progress import EpochProgress
-from seresnet.training.ranks import average_across_ranks
+from seresnet.training.ranks import average_across_ranks, sum_over_ranks
 from seresnet.training.run_folder import RunFolder, draw_curves
 from seresnet.training.signals import StopSignal, TrainingStopped
+from seresnet.training.state import StepTotals, TrainState, seed_torch
 from seresnet.training.sync_batch_norm import convert_sync_batch_norm
-from seresnet.training.validation import SCORES, ValidationMetrics
+from seresnet.training.validation import ValidationMetrics
 from seresnet.weights.save import save
-
-log = logging.getLogger("seresnet")
-
-
-@dataclass
-class TrainState:
-    """How far a run is: everything in a checkpoint that is not a tensor."""
-
-    epoch: int = 0  # completed epochs
-    batch: int = 0  # completed steps of the current epoch
-    step: int = 0  # completed steps of the run
-    loss_sum: float = 0.0  # over the images of the current epoch
-    correct: int = 0  # of the images of the current epoch
-    images: int = 0  # of the current epoch so far
-    seconds: float = 0.0  # spent on training, over all sessions
-    best_score: float = -1.0  # of the validation metric that `best/` is chosen by
-    best_epoch: int = 0  # when it was reached
-
-
-class StepTotals(NamedTuple):
-    """The sums of one step over all ranks."""
-
-    loss: float
-    correct: float
-    norm: float  # of gradients and batch-norm statistics: finite where all of them are
-    images: float
-    stop_signals: float
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether the loss, the gradients and the batch-norm statistics of every rank are finite."""
-        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 class Trainer:
@@ -103,15 +73,16 @@ class Trainer:
         self.stop = StopSignal(second_exits=not self.distributed)
         self.stopping = False  # some rank was told to stop, and all of them know
         self.images_per_s = 0.0
+        self.epoch_seconds: list[float] = []  # of the epochs of this session, with their validation
         # The network, its average, and the optimizer
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.sync_bn and self.distributed:
             convert_sync_batch_norm(self.model, self.device)
-        for module in self.model.modules():
-            if hasattr(module, "batch_shard"):
-                module.batch_shard = (accelerator.process_index, accelerator.num_processes)
+        shard_dropout(self.model, accelerator.process_index, accelerator.num_processes)
         self.ema = ModelEma(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = create_optimizer(self.model, config)
+        # Gradients of 1x1 convolutions in channels_last have other strides than DDP's buckets: a copy, and no fault.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.prepared: nn.Module = accelerator.prepare_model(self.model)
         self.network: nn.Module = torch.compile(self.prepared) if config.compile else self.prepared  # type: ignore[assignment]
         # What comes before and after the network
@@ -123,6 +94,7 @@ class Trainer:
         self.loss = ImageLoss(config, multi_label, class_weights).to(self.device)
         self.val_loss = ImageLoss(replace(config, label_smoothing=0.0, bce_threshold=None), multi_label)
         self.score = "val_map" if multi_label else "val_top1"  # the metric that `best/` is chosen by
+        self.chance = chance_score(val_data.samples, multi_label)
 
     # The run
 
@@ -132,8 +104,11 @@ class Trainer:
             self.restore(checkpoint)
         with self.stop.listening():
             while self.state.epoch < self.config.epochs and not self.out_of_patience():
+                start = time.perf_counter()
                 self.train_epoch()
-                self.end_epoch(self.validate(self.ema_model()))
+                metrics = self.validate(self.ema_model())
+                self.epoch_seconds.append(time.perf_counter() - start)
+                self.end_epoch(metrics)
         return self.state
 
     def train_epoch(self) -> None:
@@ -144,20 +119,22 @@ class Trainer:
             freeze_batch_norm(self.model)
         batches = self.train_data.epoch(state.epoch, skip=state.batch * config.grad_accum_steps)
         start = last_save = time.perf_counter()
-        before = state.seconds
-        with EpochProgress(self.label(), self.steps_per_epoch, state.batch, quiet=self.folder is None) as progress:
+        before, images = state.seconds, 0
+        with Progress(seconds=60) if self.folder else nullcontext() as progress:
             for group in batched(batches, config.grad_accum_steps):
                 if state.batch == self.steps_per_epoch:
                     break
-                images = self.step(group)
+                images += self.step(group)
                 now = time.perf_counter()
                 state.seconds = before + now - start
-                progress.advance(images, f"loss {state.loss_sum / max(1, state.images):.3f}")
+                self.images_per_s = images / (now - start)
+                if progress and state.batch < self.steps_per_epoch:
+                    info = f"loss {state.loss_sum / max(1, state.images):.3f}, {self.images_per_s:.0f} images/s"
+                    progress.update(f"epoch {state.epoch + 1}/{config.epochs}", state.batch, self.steps_per_epoch, info)
                 if self.stopping or now - last_save > 60 * config.checkpoint_minutes:
                     self.save_checkpoint()
                     last_save = now
                 self.exit_if_stopping()
-        self.images_per_s = progress.images_per_s
 
     # A step
 
@@ -187,7 +164,7 @@ class Trainer:
         config, sums = self.config, torch.zeros(2, device=self.device, dtype=torch.float64)
         uniform = uniform_samples(config.seed, self.state.step, config.global_batch_size)
         for micro, batch in enumerate(group):
-            self.seed(micro)
+            seed_torch(config.seed, self.state.step, micro)
             first = micro * config.global_batch_size // config.grad_accum_steps
             is_last = micro + 1 == len(group)
             with nullcontext() if is_last else self.accelerator.no_sync(self.prepared):
@@ -199,7 +176,7 @@ class Trainer:
 
     def forward(self, batch: Batch, uniform: NDArray[np.float32], micro: int) -> tuple[Tensor, Tensor]:
         """Return the summed loss of the images of one batch, and how many of them were classified correctly."""
-        x = self.augment(self.to_device(batch.pixels), self.to_device(uniform))
+        x = self.augment(to_device(batch.pixels, self.device), to_device(uniform, self.device))
         targets = self.targets(batch)
         x, targets = self.mixup(x, targets, np.random.default_rng([self.config.seed, self.state.step, micro, 1]))
         logits = self.network(x)
@@ -224,19 +201,9 @@ class Trainer:
         if self.ema:
             self.ema.update(self.model, self.state.step)
 
-    def to_device(self, array: NDArray[Any]) -> Tensor:
-        """Return an array as a tensor on the device, without waiting for the copy."""
-        tensor = torch.from_numpy(array)
-        return (tensor.pin_memory() if self.device.type == "cuda" else tensor).to(self.device, non_blocking=True)
-
     def targets(self, batch: Batch) -> Tensor:
         """Return the soft targets of a batch, ``(N, num_classes)``, on the device."""
-        return soft_targets(self.to_device(batch.targets), self.model.num_classes)
-
-    def seed(self, micro: int) -> None:
-        """Seed torch by the step alone, the same on all ranks: each samples for the whole batch and takes its rows."""
-        entropy = (self.config.seed, self.state.step, micro)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1)
+        return soft_targets(to_device(batch.targets, self.device), self.model.num_classes)
 
     # After each epoch
 
@@ -250,7 +217,7 @@ class Trainer:
         model.eval()
         metrics = ValidationMetrics(self.val_loss, self.device)
         for batch in self.validation_batches():
-            x = self.augment(self.to_device(batch.pixels))
+            x = self.augment(to_device(batch.pixels, self.device))
             with self.accelerator.autocast():
                 logits = model(x)
             metrics.update(logits.float(), self.targets(batch))
@@ -259,31 +226,22 @@ class Trainer:
     def validation_batches(self) -> Iterator[Batch]:
         """Yield this rank's part of the validation images; exit where any rank was told to stop."""
         batches = self.val_data.in_order()
-        while True:
+        left: float = 1
+        while left:
             batch = next(batches, None)
-            own = torch.tensor([bool(self.stop.number), batch is not None], dtype=torch.float64)
-            stopping, left = (self.accelerator.reduce(own.to(self.device), "sum") if self.distributed else own).tolist()
+            stopping, left = sum_over_ranks(self.accelerator, bool(self.stop.number), batch is not None)
             if stopping:
                 self.stopping = True
                 self.save_checkpoint()
                 self.exit_if_stopping()
-            if not left:
-                return
             if batch is not None:
                 yield batch
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
         """Write the metrics of the epoch, the models and the checkpoint, and go to the next epoch."""
-        state = self.state
-        state.epoch, state.batch = state.epoch + 1, 0
-        if improved := metrics[self.score] > state.best_score:
-            state.best_score, state.best_epoch = metrics[self.score], state.epoch
-        lr = learning_rate(state.step - 1, self.steps_per_epoch, self.config)
-        images = max(1, state.images)
-        row = {"epoch": state.epoch, "step": state.step, "lr": lr, "train_loss": state.loss_sum / images}
-        row |= {"train_top1": state.correct / images, **metrics}
-        row |= {"images_per_s": self.images_per_s, "seconds": state.seconds}
-        state.loss_sum, state.correct, state.images = 0.0, 0, 0
+        lr = learning_rate(self.state.step - 1, self.steps_per_epoch, self.config)
+        improved = metrics[self.score] > self.state.best_score
+        row = self.state.finish_epoch(lr, metrics, metrics[self.score], self.images_per_s)
         if self.folder:
             self.write_epoch(self.folder, row, improved)
         self.save_checkpoint()
@@ -291,20 +249,13 @@ class Trainer:
 
     def write_epoch(self, folder: RunFolder, row: dict[str, float], improved: bool) -> None:
         """Log an epoch, and write its row and its models."""
-        state = self.state
-        log.info(
-            "epoch %d/%d  loss %.4f  top-1 %.2f %%  validation: loss %.4f  %s %.2f %%  %.0f images/s",
-            *(state.epoch, self.config.epochs, row["train_loss"], 100 * row["train_top1"]),
-            *(row["val_loss"], SCORES[self.score], 100 * row[self.score], self.images_per_s),
-        )
+        seconds = sum(self.epoch_seconds) / max(1, len(self.epoch_seconds))
+        log_epoch(row, self.state, self.config, self.score, seconds, self.chance, self.out_of_patience())
         folder.add_epoch(row)
         save(self.ema_model(), folder.out / "last")
         if improved:
             save(self.ema_model(), folder.out / "best")
         draw_curves(folder.rows, folder.out / "curves.png", self.config.model)
-        if self.out_of_patience():
-            epochs = f"{self.config.patience} epoch{'s' if self.config.patience != 1 else ''}"
-            log.info("early stopping: no improvement for %s; best epoch %d", epochs, state.best_epoch)
 
     def out_of_patience(self) -> bool:
         """Return whether the validation metric has not improved for ``patience`` epochs."""
@@ -314,11 +265,7 @@ class Trainer:
         """Raise TrainingStopped on all ranks where one was told to stop, once the checkpoint is written."""
         if self.stopping:
             self.accelerator.wait_for_everyone()  # torchrun ends all ranks when the first one exits
-            raise TrainingStopped(self.stop.number or signal.SIGTERM)
-
-    def label(self) -> str:
-        """Return the name of the current epoch."""
-        return f"epoch {self.state.epoch + 1}/{self.config.epochs}"
+            raise TrainingStopped(self.stop.number or signal.SIGTERM, self.state.epoch + 1, self.state.step)
 
     # Checkpoints
 
@@ -326,10 +273,7 @@ class Trainer:
         """Write everything that `restore` needs; the previous checkpoint stays until this one is whole."""
         if not self.folder:
             return
-        if not math.isfinite(l1_norm([v for v in self.model.state_dict().values() if v.is_floating_point()]).item()):
-            raise SeresnetError(
-                f"the weights are no longer finite; {DIVERGED}. The last checkpoint is from before that"
-            )
+        check_finite(self.model)
         checkpoint = {
             "fingerprint": self.fingerprint,
             "config": self.config.to_dict(),
@@ -343,8 +287,6 @@ class Trainer:
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Continue a run, which `check_same_run` has found to be this one, from where its checkpoint was written."""
-        before, now = checkpoint["config"], self.config.to_dict()
-        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
         self.state = TrainState(**checkpoint["state"])
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -352,12 +294,4 @@ class Trainer:
             self.ema.module.load_state_dict(checkpoint["ema"] or checkpoint["model"])
         if self.folder:
             self.folder.restore(checkpoint["rows"])
-            suffix = f" with {changed}" if changed else ""
-            log.info("resumed at epoch %d, step %d%s", self.state.epoch + 1, self.state.step, suffix)
-
-
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Keep the running statistics of batch norm; its weights and biases are trained like the others."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+            log_resume(self.state, checkpoint["config"], self.config)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from seresnet.common.files import given_cache
 from seresnet.common.text import one_line
 from seresnet.errors import WeightsError
 from seresnet.version import __version__
@@ -109,7 +110,7 @@ def _cached(repo: str, file: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        path = try_to_load_from_cache(repo, file, revision=revision)
+        path = try_to_load_from_cache(repo, file, cache_dir=given_cache(), revision=revision)
     except HFValidationError:
         raise WeightsError(f"{repo!r} is no repository name; write hf-hub:user/repo") from None
     return Path(path) if isinstance(path, str) else None
@@ -176,7 +177,14 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
 
     try:
         return Path(
-            hf_hub_download(repo, file, revision=revision, library_name="seresnet", library_version=__version__)
+            hf_hub_download(
+                repo,
+                file,
+                revision=revision,
+                cache_dir=given_cache(),
+                library_name="seresnet",
+                library_version=__version__,
+            )
         )
     except Exception as error:  # the network's and the disk's; see above
         raise WeightsError(f"{repo}: the download of {file} failed ({one_line(error)}); run it again") from None

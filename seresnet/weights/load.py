@@ -6,27 +6,26 @@ architecture, build the network, adapt it to what is asked for.
 
 from __future__ import annotations
 
-import difflib
 import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seresnet.errors import ConfigError, WeightsError
+from seresnet.errors import WeightsError
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized, rename_legacy_keys
 from seresnet.weights.identify import adapt_first_convolution, build_on_meta, check_tensors, declared, identify
-from seresnet.weights.index import default_transform, unknown
+from seresnet.weights.index import default_transform
 from seresnet.weights.labels import IMAGENET_1K, imagenet_1k
+from seresnet.weights.pretrained_cfg import timm_cfg
 from seresnet.weights.read import read_checkpoint
-from seresnet.weights.source import Origin, locate
+from seresnet.weights.source import Origin
 from seresnet.weights.unwrap import find_state_dict
 
 log = logging.getLogger("seresnet")
@@ -53,35 +52,6 @@ class LoadedNetwork:
     notes: tuple[str, ...] = ()
 
 
-def create_model(
-    name: str | os.PathLike[str],
-    pretrained: bool = False,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-    offline: bool | None = None,
-    *,
-    arch: str | None = None,
-    **overrides: Any,
-) -> SEResNet:
-    """Return a network by name, with its published or your own weights where ``pretrained``.
-
-    ``name`` is an architecture (``legacy_seresnet50``; its first weights in the index), ``arch.tag``,
-    ``hf-hub:user/repo[@revision]``, a directory (``config.json`` with ``model.safetensors``), or a ``.safetensors`` or
-    ``.pth`` file, in timm's, Cadene's or this project's keys; of a training checkpoint the averaged weights are taken
-    where it has them. ``arch`` is the architecture of a file whose tensors do not tell it. Another ``num_classes``
-    replaces the classifier by a new one; another ``in_chans`` adapts the first convolution. ``overrides`` are fields of
-    `SEResNetConfig`, such as ``drop_rate``. ``offline`` makes no request; None follows ``HF_HUB_OFFLINE``.
-
-    The model has ``labels``, ``label_ids`` and ``preprocess``, is in training mode, and lies in float32 on the CPU.
-    Raises WeightsError for weights that cannot be had or do not fit, and ConfigError for an unknown setting.
-    """
-    _check_settings(num_classes, in_chans, overrides)
-    if arch is not None and arch not in VARIANTS:
-        raise unknown(arch, list(VARIANTS))
-    source = locate(os.fspath(name), pretrained, offline)
-    return network_of(source, pretrained, num_classes, in_chans, arch, overrides)
-
-
 def network_of(
     source: Origin,
     pretrained: bool = True,
@@ -90,7 +60,7 @@ def network_of(
     arch: str | None = None,
     overrides: Mapping[str, Any] = NO_SETTINGS,
 ) -> SEResNet:
-    """Return the network of a source that was resolved, see `create_model`; what was guessed is logged."""
+    """Return the network of a source that was resolved, see `seresnet.create_model`; what was guessed is logged."""
     loaded = load_network(source, pretrained, num_classes, in_chans, arch, overrides)
     for note in loaded.notes:
         log.warning("%s: %s", source.name, note)
@@ -105,7 +75,7 @@ def load_network(
     arch: str | None = None,
     overrides: Mapping[str, Any] = NO_SETTINGS,
 ) -> LoadedNetwork:
-    """Return the network of a source that was resolved, with the notes for its user, see `create_model`."""
+    """Return the network of a source that was resolved, with the notes for its user, see `seresnet.create_model`."""
     if source.path is None:
         if pretrained:
             raise _no_weights(source)
@@ -199,8 +169,9 @@ def _with_classifier(network: SEResNet, source: Origin, num_classes: int | None)
     if num_classes is not None and num_classes != network.num_classes:
         log.info("%s: a new classifier of %d classes in place of %d", source.name, num_classes, network.num_classes)
         network.reset_classifier(num_classes)
-        network.pretrained_cfg.update(num_classes=num_classes, tag="")
-    if source.global_pool == "" and network.num_classes == 0:
+        network.weights_tag = ""
+        network.pretrained_cfg["num_classes"] = num_classes
+    if source.global_pool == "" and network.num_classes == 0 and network.global_pool.pool_type == "avg":
         network.reset_classifier(0, "")
     return network
 
@@ -227,8 +198,8 @@ def _describe(network: SEResNet, source: Origin, arch: str, keeps_classes: bool)
     network.labels, network.label_ids = labels, label_ids
     network.multi_label = source.multi_label or network.num_classes == 1  # one output is a sigmoid
     network.preprocess = preprocess
-    facts = {"architecture": arch, "tag": source.tag, "num_classes": network.num_classes}
-    network.pretrained_cfg = facts | preprocess.to_timm()
+    network.weights_tag = source.tag
+    network.pretrained_cfg = timm_cfg(network, arch, source.tag)
     return ("; ".join(guesses),) if guesses else ()
 
 
@@ -241,8 +212,7 @@ def _new(source: Origin, arch: str, cfg: SEResNetConfig) -> SEResNet:
         network.labels, network.label_ids = list(source.labels), list(source.label_ids)
         network.multi_label = source.multi_label
     network.preprocess = (source.preprocess or default_transform(arch)).with_channels(network.in_chans)
-    facts = {"architecture": arch, "tag": source.tag, "num_classes": network.num_classes}
-    network.pretrained_cfg = facts | network.preprocess.to_timm()
+    network.pretrained_cfg = timm_cfg(network, arch, source.tag)
     return network
 
 
@@ -266,16 +236,3 @@ def _config(arch: str, source: Origin, overrides: Mapping[str, Any]) -> SEResNet
     """Return the architecture's row with the settings of the directory, and over them the caller's."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     return replace(VARIANTS[arch], **{**source.settings, **values})
-
-
-def _check_settings(num_classes: int | None, in_chans: int | None, overrides: Mapping[str, Any]) -> None:
-    if num_classes is not None and num_classes < 0:
-        raise ConfigError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
-    if in_chans is not None and in_chans < 1:
-        raise ConfigError(f"in_chans is {in_chans}; it must be 1 or more")
-    known = [item.name for item in fields(SEResNetConfig)]
-    for key in overrides:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ConfigError(f"{key} is not a setting of a network; {hint}")

@@ -22,7 +22,15 @@ from seresnet.weights.convert import to_legacy
 from seresnet.weights.source import SEVERAL
 
 # Fields of a configuration that stand elsewhere in config.json, or do not matter to a saved model.
-_ELSEWHERE = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
+_ELSEWHERE = {
+    "num_classes",
+    "in_chans",
+    "drop_rate",
+    "drop_path_rate",
+    "global_pool",
+    "output_stride",
+    "zero_init_last",
+}
 
 
 def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
@@ -82,7 +90,7 @@ def model_config(model: SEResNet) -> dict[str, Any]:
     preprocess: Preprocess | None = model.preprocess
     legacy = model.cfg.lineage == "legacy"
     first = "conv1" if model.cfg.stem in ("conv7", "conv3") else "conv1.0"
-    tag = model.pretrained_cfg.get("tag") if model.labels else None  # without names, a tag would lend its own
+    tag = model.weights_tag if model.labels else None  # without names, a tag would lend its own
     cfg: dict[str, Any] = {"tag": tag} if tag else {}
     cfg |= preprocess.to_timm() if preprocess else {"input_size": [model.in_chans, 224, 224]}
     cfg |= {
@@ -94,7 +102,7 @@ def model_config(model: SEResNet) -> dict[str, Any]:
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        "global_pool": model.global_pool,
+        "global_pool": model.global_pool.pool_type,
     }
     if args := _model_args(model, VARIANTS[architecture]):
         config["model_args"] = args
@@ -115,4 +123,6 @@ def _model_args(model: SEResNet, row: SEResNetConfig) -> dict[str, Any]:
         args["drop_rate"] = model.drop_rate
     if model.cfg.drop_path_rate and row.lineage != "legacy":  # timm's legacy networks have none
         args["drop_path_rate"] = model.cfg.drop_path_rate
+    if model.cfg.output_stride != row.output_stride:
+        args["output_stride"] = model.cfg.output_stride
     return args

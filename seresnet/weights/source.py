@@ -14,6 +14,7 @@ from typing import Any
 
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
+from seresnet.models.config import POOL_TYPES
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.fetch import weights_file
 from seresnet.weights.hub import fetch, fetch_weights
@@ -27,7 +28,7 @@ GRAPH_FILE = "openvino_model.xml"  # a network in OpenVINO's own form, quantized
 MAX_CONFIG_BYTES = 16_000_000  # the 12,000 class names of ImageNet-12k take 0.5 MB
 
 # Arguments of timm's models: those that are settings here, and those that change no network of the family.
-SETTINGS = ("in_chans", "drop_rate", "drop_path_rate")
+SETTINGS = ("in_chans", "drop_rate", "drop_path_rate", "output_stride")
 SEVERAL = "multi_label_classification"  # config.json's problem_type, as transformers has it
 HARMLESS = ("num_classes", "global_pool", "img_size", "pretrained", "scriptable", "exportable")
 
@@ -178,7 +179,7 @@ def _configured(config: Mapping[str, Any], name: str) -> Origin:
     if arch not in VARIANTS:
         raise WeightsError(f"{name}: architecture {arch!r} is no SE-ResNet of this package; use timm for it")
     pool = merged.get("global_pool") if merged.get("global_pool") is not None else "avg"
-    if pool not in ("avg", ""):
+    if pool not in POOL_TYPES:
         raise WeightsError(f"{name}: global_pool {pool!r} is not supported here; use timm for it")
     classes = merged.get("num_classes")
     if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 0):
@@ -193,6 +194,8 @@ def _configured(config: Mapping[str, Any], name: str) -> Origin:
     origin.quantized = bool(config.get("quantization"))
     origin.multi_label = config.get("problem_type") == SEVERAL
     origin.settings = _settings(config.get("model_args"), name)
+    if pool not in ("avg", ""):
+        origin.settings["global_pool"] = pool
     entry = entries().get(f"{arch}.{origin.tag}")
     if entry and not labels and classes == entry.num_classes:  # timm's own directories leave ImageNet's names out
         _name_classes(origin, entry)

@@ -66,7 +66,7 @@ def network_of(arch: str, state: dict[str, Tensor], theirs: nn.Module) -> SEResN
     ours = build_on_meta(replace(VARIANTS[arch], num_classes=classes or 0, in_chans=chans, drop_rate=drop_rate))
     ours.load_state_dict(state, assign=True)
     if not classes:
-        ours.global_pool = "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else ""
+        ours.reset_classifier(0, "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else "")
     return ours.eval()
 
 
@@ -84,6 +84,7 @@ def describe(model: SEResNet, arch: str, cfg: object) -> None:
     """Take over transform and class names from timm's ``pretrained_cfg``, where they are of this network."""
     facts = cfg if isinstance(cfg, dict) else {}
     model.pretrained_cfg = {**facts, "architecture": arch, "num_classes": model.num_classes}
+    model.weights_tag = str(facts.get("tag") or "")
     names = facts.get("label_names") or []
     if len(names) == model.num_classes:
         model.labels = [str(name) for name in names]

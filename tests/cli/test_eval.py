@@ -12,7 +12,7 @@ from PIL import Image
 from seresnet.evaluation.evaluate import evaluate
 from seresnet.evaluation.result import Published
 from seresnet.inference.classifier import load
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from seresnet.weights.save import save
 from tests.cli.terminal import here, seresnet
 from tests.networks import seresnet20

@@ -85,7 +85,7 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
         (["DATA", "--set", "size=4"], "size cannot be '4': it takes a whole number from 8 to 4096"),
         (["DATA", "--resume"], "--resume needs --out"),
         (["DATA", "--resume", "--exist-ok", "--out", "x"], "give one of them"),
-        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is no model"),
+        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is not a model"),
         ([], "which images? give DATA"),
         (["DATA", "--recipe", "mine.py:f"], "mine.py: no such file; give --recipe FILE.py:function"),
         (["DATA", "--config", "run/config.json"], "run/config.json: cannot be read"),

@@ -182,7 +182,7 @@ def test_imagenet_as_kaggle_has_it(tmp_path):
     base = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
     fill(base, *(f"train/{wnid}/{wnid}_1.JPEG" for wnid in ids), "test/ILSVRC2012_test_00000001.JPEG")
     fill(base / "val", *(f"ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)))
-    with pytest.raises(DataError, match="has no validation split|no validation split that can be used"):
+    with pytest.raises(DataError, match="no validation split that can be used"):
         open_labelled(tmp_path, split="validation")
     rows = [f"ILSVRC2012_val_{i:08d},{ids[3 - i]} 1 2 3 4" for i in (3, 1, 2)]
     (tmp_path / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))

@@ -116,8 +116,10 @@ def test_reset_classifier() -> None:
     model.reset_classifier(0, global_pool="")
     assert torch.equal(model(x), before)
     with pytest.raises(ValueError, match="global_pool"):
-        model.reset_classifier(5)
-    model.reset_classifier(5, global_pool="avg")
+        model.reset_classifier(5, global_pool="")
+    with pytest.raises(ValueError, match="global_pool"):
+        model.reset_classifier(0, global_pool="median")
+    model.reset_classifier(5)
     assert model(x).shape == (2, 5)
 
 

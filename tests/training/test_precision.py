@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seresnet.training.train import has_native_bfloat16
+from seresnet.training.device import has_native_bfloat16
 
 
 @pytest.mark.parametrize(("capability", "native"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])

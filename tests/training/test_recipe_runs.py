@@ -21,7 +21,7 @@ from seresnet.recipes import recipe
 from seresnet.training.config import TrainConfig, read_config
 from seresnet.training.train import train
 from seresnet.training.trainer import Trainer, TrainingStopped
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.made_images import COLORS, color_folder
 from tests.training.test_trainer import assert_same_run, config, stop_after, weights
 
@@ -220,7 +220,7 @@ def test_several_labels_an_image(tmp_path, monkeypatch):
     assert result.best_score > 0.9
     found = table(tmp_path / "run")
     assert result.best_score == pytest.approx(max(float(row["val_map"]) for row in found), abs=1e-6)
-    assert "mean average precision" in (tmp_path / "run" / "log.txt").read_text()
+    assert "mAP" in (tmp_path / "run" / "log.txt").read_text()
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["loss"] == "bce"
     answers_each_label_for_itself(tmp_path / "run" / "best", tmp_path / "3.png")

@@ -31,7 +31,7 @@ def test_configurations_that_are_wrong(tmp_path) -> None:
         tmp_path, architecture="vit_base"
     )
     assert "names no architecture" in changed(tmp_path, architecture=None)
-    assert "global_pool 'max' is not supported" in changed(tmp_path, global_pool="max")
+    assert "global_pool 'sum' is not supported" in changed(tmp_path, global_pool="sum")
     assert "has 10 classes, not the 12" in changed(tmp_path, num_classes=12)
     assert "num_classes is 'ten'" in changed(tmp_path, num_classes="ten")
     assert "has 2 class names for 10 classes" in changed(tmp_path, label_names=["a", "b"])

@@ -61,7 +61,7 @@ class OpenVINOBuilder(Builder[Any]):
         return self.value(name, ops.sigmoid(x))
 
     def add(self, name: str, a: Any, b: Any) -> Any:
-        return self.value(name, ops.add(a, b))
+        return self.value(name, ops.add(a, b, auto_broadcast="none"))  # sizes that differ are an error
 
     def multiply(self, name: str, a: Any, b: Any) -> Any:
         return self.value(name, ops.multiply(a, b))

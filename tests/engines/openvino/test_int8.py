@@ -22,7 +22,7 @@ from seresnet.errors import ConfigError, DataError
 from seresnet.models.blocks import SEResNetConfig
 from seresnet.models.fuse import fuse_network
 from seresnet.models.resnet import SEResNet
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.networks import randomized, tiny
 from tests.photographs import pieces
 
