@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from seresnet.common.files import atomic_file, write_text
+from seresnet.common.files import atomic_file, json_text, write_text
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 from seresnet.models.config import SEResNetConfig
@@ -48,7 +47,7 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
     config = model_config(model)
     with atomic_file(directory / "model.safetensors") as file:
         file.write(to_bytes(state, {"format": "pt"}))
-    write_text(directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / "config.json", json_text(config))
     return directory
 
 
