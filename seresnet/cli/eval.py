@@ -26,6 +26,9 @@ def evaluate(
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
+    split: Annotated[
+        str | None, Parameter(help="train, validation or test (default: test, else validation, else train).")
+    ] = None,
     labels: Annotated[
         str | None, Parameter(help="Class names in place of the model's: a file with one a line, or imagenet-1k.")
     ] = None,
@@ -63,7 +66,7 @@ def evaluate(
 
     if report is not None:
         check_report_folder(report, exist_ok)
-    images = open_labelled(data, offline or None)
+    images = open_labelled(data, offline or None, split)
     name = model or DEFAULT_MODEL
     clf = load(
         name,
