@@ -26,6 +26,12 @@ def evaluate(
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
+    split: Annotated[
+        str | None, Parameter(help="train, validation or test (default: test, else validation, else train).")
+    ] = None,
+    labels: Annotated[
+        str | None, Parameter(help="Class names in place of the model's: a file with one a line, or imagenet-1k.")
+    ] = None,
     report: Annotated[Path | None, Parameter(help="Write metrics, tables and plots into this folder.")] = None,
     format: Annotated[Literal["table", "json"], Parameter(help="Output format on stdout.")] = "table",
     batch_size: Annotated[int | None, Parameter(help="Batch size (default: chosen for the device).")] = None,
@@ -60,7 +66,7 @@ def evaluate(
 
     if report is not None:
         check_report_folder(report, exist_ok)
-    images = open_labelled(data, offline or None)
+    images = open_labelled(data, offline or None, split)
     name = model or DEFAULT_MODEL
     clf = load(
         name,
@@ -69,6 +75,7 @@ def evaluate(
         device=device,
         offline=offline or None,
         calibration=calibration,
+        labels=labels,
     )
     announce(clf, model)
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:

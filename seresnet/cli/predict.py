@@ -36,6 +36,9 @@ def predict(
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
     ] = None,
+    labels: Annotated[
+        str | None, Parameter(help="Class names in place of the model's: a file with one a line, or imagenet-1k.")
+    ] = None,
     topk: Annotated[int, Parameter(help="Number of classes per image.")] = 5,
     format: Annotated[Literal["table", "json", "jsonl", "csv"], Parameter(help="Output format.")] = "table",
     out: Annotated[
@@ -96,6 +99,7 @@ def predict(
         device=device,
         offline=offline or None,
         calibration=calibration,
+        labels=labels,
     )
     if max_megapixels is not None:
         clf.max_pixels = int(max_megapixels * 1e6)

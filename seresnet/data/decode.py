@@ -25,8 +25,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from seresnet.data.paths import files_below
 from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, jpeg_ran_dry
+from seresnet.data.walk import Walk
 from seresnet.errors import ImageError
 
 MAX_PIXELS = 50_000_000
@@ -156,7 +156,7 @@ def _open_path(path: str | bytes) -> IO[bytes]:
         raise ImageError("no such file") from None  # a NUL in the name
     if stat.S_ISDIR(mode):
         os.scandir(path).close()  # raises where the folder itself is closed to us
-        empty = next(files_below(os.fsdecode(path)), None) is None
+        empty = next(Walk(os.fsdecode(path)).images(), None) is None
         raise ImageError("is a folder without images" if empty else "is a folder")
     if not stat.S_ISREG(mode):
         raise ImageError("not a regular file")
@@ -197,7 +197,7 @@ def _finish(
 
 
 def _is_short(format_name: str, file: IO[bytes], image: Image.Image) -> bool:
-    """Tell whether a picture that was decoded without an error lacks rows all the same."""
+    """Return whether a picture that was decoded without an error lacks rows all the same."""
     if ImageFile.LOAD_TRUNCATED_IMAGES and is_cut_short(format_name, file):  # some program's choice, not ours
         return True
     return format_name == "JPEG" and jpeg_ran_dry(file, image)

@@ -88,7 +88,7 @@ def _describe_stranger(head: bytes) -> str:
 
 
 def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
-    """Tell whether a file lacks its end mark, or is shorter than its header says."""
+    """Return whether a file lacks its end mark, or is shorter than its header says."""
     size = file.seek(0, SEEK_END)
     file.seek(0)
     head = file.read(32)
@@ -125,7 +125,7 @@ def _boxes_end(file: IO[bytes], size: int) -> int:
 
 
 def jpeg_ran_dry(file: IO[bytes], image: Image.Image) -> bool:
-    """Tell whether the last rows of a decoded JPEG are only filled up.
+    """Return whether the last rows of a decoded JPEG are only filled up.
 
     Without an end mark, the file was cut off (and the rest of its disk blocks is zeros). With one, libjpeg warns, which
     Pillow does not pass on, and fills up with mid-grey. So where the last pixel is mid-grey, put more data before the

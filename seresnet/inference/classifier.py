@@ -22,7 +22,7 @@ from seresnet.inference.calibration import Calibration
 from seresnet.inference.images import Batch, ReadImage, at_least, each_source, read_images, to_batch
 from seresnet.inference.load import Settings, open_named, open_network
 from seresnet.inference.prediction import NOT_FINITE, Prediction, Scored, predict_row
-from seresnet.weights.source import locate
+from seresnet.weights.source import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,6 +166,7 @@ def load(
     offline: bool | None = None,
     num_classes: int | None = None,
     calibration: str | PathLike[str] | Iterable[Any] | None = None,
+    labels: str | PathLike[str] | Sequence[str] | None = None,
 ) -> Classifier:
     """Return a `Classifier` for a model by its name, a directory, a file, ``hf-hub:user/repo``, or a network.
 
@@ -178,6 +179,8 @@ def load(
     - `offline`: whether the network is not accessed (None: as ``HF_HUB_OFFLINE`` says).
     - `num_classes`: puts a new, untrained classifier in place of the one in the weights, where it differs.
     - `calibration`: a folder, or up to 300 sources as `Classifier.predict` takes them.
+    - `labels`: class names in class order, in place of the model's own: a list, "imagenet-1k", or a file with a name a
+      line (or JSON).
 
     A name is found in a cache of converted models where it was used before, and needs no torch then. A network that is
     handed over is copied, and stays as it is. Raises WeightsError where the weights cannot be had, ConfigError for a
@@ -194,12 +197,24 @@ def load(
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
         loaded = open_network(network, settings)
-    return Classifier(
-        loaded.engine, loaded.preprocess, loaded.labels, name, loaded.label_ids, loaded.multi_label, offline
-    )
+    names, ids = (loaded.labels, loaded.label_ids) if labels is None else _labels(labels, len(loaded.labels))
+    return Classifier(loaded.engine, loaded.preprocess, names, name, ids, loaded.multi_label, offline)
+
+
+def _labels(given: str | PathLike[str] | Sequence[str], num_classes: int) -> tuple[list[str], list[str]]:
+    """Return class names that a user gave, and their WordNet ids or none. Raises ConfigError for another count."""
+    if isinstance(given, str | PathLike):
+        from seresnet.weights.labels import read_labels
+
+        names, ids = read_labels(os.fspath(given))
+    else:
+        names, ids = [str(name) for name in given], []
+    if len(names) != num_classes:
+        raise ConfigError(f"labels hold {len(names):,} names, the model has {num_classes:,} classes: give one for each")
+    return names, ids
 
 
 def exact_precision(model: str | PathLike[str] | SEResNet) -> str:
     """Return the precision of a model's own numbers: "int8" where a quantized one lies in a directory, or "float32"."""
     local = isinstance(model, str | PathLike) and os.path.exists(model)  # noqa: PTH110 (False for what is no path)
-    return "int8" if local and locate(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]
+    return "int8" if local and resolve(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]

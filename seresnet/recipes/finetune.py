@@ -12,7 +12,7 @@ def finetune() -> TrainConfig:
 
     The batch is as large as leaves 16 steps to an epoch, 64 at most, in micro-batches that fit into memory, and the
     learning rate follows it. The classifier's rate is 14.3 times the last stage's (10 and 0.7 times the schedule's),
-    and each stage before it has 0.7 of the next one's rate (discriminative fine-tuning, arXiv 1801.06146, section 3.1).
+    and each stage before it has 0.7 of the next one's rate (discriminative fine-tuning, arXiv 1801.06146, section 3.2).
     Batch norm keeps its statistics where a batch has fewer than 16 images. The run ends after 10 epochs without a
     better validation figure. The weights are averaged. Each image weighs the same: ``--set class_weights=balanced``
     gives each class of an unbalanced folder the same weight, which was worse for all in four runs.

@@ -10,12 +10,12 @@ from seresnet.cli import VERBS, run
 
 FLAGS = {
     "predict": (
-        "--model --topk --format --out --spreadsheet --sheet --save --sort-into --link --threshold --batch-size"
-        " --device --engine --precision --calibration --max-megapixels --workers --offline"
+        "--model --labels --topk --format --out --spreadsheet --sheet --save --sort-into --link --threshold"
+        " --batch-size --device --engine --precision --calibration --max-megapixels --workers --offline"
     ),
     "eval": (
-        "--model --report --format --batch-size --device --engine --precision --calibration --workers --offline"
-        " --exist-ok"
+        "--model --labels --split --report --format --batch-size --device --engine --precision --calibration --workers"
+        " --offline --exist-ok"
     ),
     "train": (
         "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
