@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -101,13 +100,12 @@ def register_with_timm(prefix: str = "seresnet_") -> list[str]:
     """Register this package's networks with timm, for timm's own scripts, and return their names there.
 
     ``seresnet18`` becomes ``seresnet_seresnet18``: timm's own networks keep their names. ``timm.create_model`` of such
-    a name calls `seresnet.create_model` with its arguments. Raises ConfigError where timm is not installed, or where a
-    name is timm's already.
+    a name calls `seresnet.create_model` with its arguments. timm has to be imported before: this package
+    does not import it. Raises ConfigError where it is not, or where a name is timm's already.
     """
-    try:
-        timm_models = import_module("timm.models")
-    except ImportError:
-        raise ConfigError('timm is not installed: pip install "timm"') from None
+    timm_models: Any = sys.modules.get("timm.models")
+    if timm_models is None:
+        raise ConfigError("timm is not imported: call register_with_timm() after `import timm`")
     registered = []
     for arch in VARIANTS:
         name = f"{prefix}{arch}"
