@@ -48,6 +48,9 @@ def evaluate(
         Path | None, Parameter(help="Representative images for int8 calibration (about 300 are enough).")
     ] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
+    max_megapixels: Annotated[
+        float | None, Parameter(help="Refuse larger images (default: 178.96, the limit of Pillow).")
+    ] = None,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the report in --report.")] = False,
 ) -> int:
@@ -77,6 +80,8 @@ def evaluate(
         calibration=calibration,
         labels=labels,
     )
+    if max_megapixels is not None:
+        clf.max_pixels = int(max_megapixels * 1e6)
     announce(clf, model)
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
         evaluation = measure(clf, images, batch_size, workers, progress.advance)

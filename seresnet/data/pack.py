@@ -34,7 +34,16 @@ SHARD_SIZE = 5000  # images
 JPEG_QUALITY = 95  # with full colour resolution: what is left to lose is below what a random crop's resize changes
 SEED = 0  # of the order of the training images
 
-_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"}
+_SUFFIXES = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "AVIF": "avif",
+    "PPM": "ppm",
+}
 _OURS = re.compile(r"(train|validation|test)-\d{6}\.(tar|index\.json)")
 
 Progress = Callable[[str, str | None], object]  # an image, and the reason where it could not be read
@@ -151,7 +160,7 @@ def _converted(image: Path | StoredImage, size: int | None) -> tuple[str, bytes]
     data = encoded(image)
     picture = decode(data)
     if size is None or min(picture.size) <= size:
-        return _SUFFIXES[identify(data[:HEAD_BYTES])], data
+        return _suffix(identify(data[:HEAD_BYTES])), data
     width, height = (round(side * size / min(picture.size)) for side in picture.size)
     buffer = io.BytesIO()
     try:
@@ -160,6 +169,10 @@ def _converted(image: Path | StoredImage, size: int | None) -> tuple[str, bytes]
     except (OSError, MemoryError) as error:
         raise ImageError(f"cannot be written as {width} x {height} JPEG ({error})") from error
     return "jpg", buffer.getvalue()
+
+
+def _suffix(format_name: str) -> str:
+    return _SUFFIXES.get(format_name, format_name.lower())
 
 
 def _write_shard(path: Path, group: Iterable[Converted], classes: Sequence[str], progress: Progress | None) -> Index:

@@ -29,7 +29,7 @@ _STRANGERS = (
 
 
 def identify(head: bytes) -> str:
-    """Return the format of a file that begins with ``head``: JPEG PNG WEBP GIF BMP TIFF or AVIF.
+    """Return the format of a file that begins with ``head``: JPEG PNG WEBP GIF BMP TIFF AVIF or PPM.
 
     Raises ImageError for anything else, and says what it is where that is known.
     """
@@ -49,6 +49,8 @@ def identify(head: bytes) -> str:
         return _identify_ftyp(head)
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#" and len(head) > 3:
+        return "PPM"
     raise ImageError(_describe_stranger(head))
 
 
@@ -112,7 +114,9 @@ def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
 def _boxes_end(file: IO[bytes], size: int) -> int:
     """Return where the last box of an ISO base media file ends, by the sizes that the boxes declare."""
     position = 0
-    while position < size:
+    for _ in range(10_000):
+        if position >= size:
+            break
         file.seek(position)
         box = file.read(16)
         length = int.from_bytes(box[:4], "big")

@@ -212,7 +212,8 @@ def _new(source: ModelSource, arch: str, cfg: SEResNetConfig) -> SEResNet:
         network.labels, network.label_ids = list(source.labels), list(source.label_ids)
         network.multi_label = source.multi_label
     network.preprocess = (source.preprocess or default_transform(arch)).with_channels(network.in_chans)
-    network.pretrained_cfg = timm_cfg(network, arch, source.tag)
+    tag = source.tag or (source.name.partition(".")[2] if source.name.startswith(f"{arch}.") else "")
+    network.pretrained_cfg = timm_cfg(network, arch, tag)
     return network
 
 

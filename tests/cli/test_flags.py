@@ -15,7 +15,7 @@ FLAGS = {
     ),
     "eval": (
         "--model --labels --split --report --format --batch-size --device --engine --precision --calibration --workers"
-        " --offline --exist-ok"
+        " --max-megapixels --offline --exist-ok"
     ),
     "train": (
         "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
