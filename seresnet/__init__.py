@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seresnet.weights.create import create_model
     from seresnet.weights.index import list_models
     from seresnet.weights.save import save
-    from seresnet.weights.timm_models import fuse
+    from seresnet.weights.timm_models import fuse, register_with_timm
 
 __all__ = [
     "Preprocess",
@@ -33,6 +33,7 @@ __all__ = [
     "list_models",
     "load",
     "quantize",
+    "register_with_timm",
     "fuse",
     "save",
     "train",
@@ -47,6 +48,7 @@ _HOMES = {
     "list_models": "seresnet.weights.index",
     "load": "seresnet.inference.classifier",
     "quantize": "seresnet.quantization.quantize",
+    "register_with_timm": "seresnet.weights.timm_models",
     "fuse": "seresnet.weights.timm_models",
     "save": "seresnet.weights.save",
     "train": "seresnet.training.train",

@@ -41,6 +41,7 @@ CORE = (
     "httpx2",
     "filelock",
     "platformdirs",
+    "braceexpand",
     "pyyaml",
     "cyclopts",
     "rich",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.markup import escape
 
+from seresnet.common.text import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -34,6 +36,7 @@ def models(
     """
     from seresnet.weights.index import list_models
 
+    given = pattern
     if pattern is not None and not set(pattern) & set("*?["):
         pattern = f"*{pattern}*"
     names = list_models(pattern, pretrained or check_sources)
@@ -45,8 +48,18 @@ def models(
     elif rows:
         _print(_weights_table(rows) if pretrained else _networks_table(rows))
     if not rows:
-        print("no name matches; see them all with `seresnet models`", file=sys.stderr)
+        print(f"no name matches {printable(given or '')}; {_suggestion(given or '')}", file=sys.stderr)
     return 0
+
+
+def _suggestion(name: str) -> str:
+    """Return the nearest names of architectures and weights, for a name that nothing matches."""
+    from difflib import get_close_matches
+
+    from seresnet.weights.index import list_models
+
+    near = get_close_matches(name, [*list_models(), *list_models(pretrained=True)], 3, 0.6)
+    return f"did you mean {' or '.join(near)}?" if near else "run `seresnet models` to list the names"
 
 
 def network_facts(name: str) -> dict[str, Any]:

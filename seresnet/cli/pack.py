@@ -33,14 +33,14 @@ def pack(
     --exist-ok continues an interrupted run.
     """
     from seresnet.cli.progress import ImageProgress
-    from seresnet.data.open_dataset import open_parts
+    from seresnet.data.open_dataset import open_splits
     from seresnet.data.pack import pack as write
     from seresnet.data.parallel import default_workers
 
     threads = default_workers() if workers is None else workers
-    parts = open_parts(data, offline or None)
-    with ImageProgress(bar=True, count=lambda: sum(len(part.samples) for part in parts.values())) as progress:
-        packed = write(parts, out, size, shard_size, threads, exist_ok, progress.advance)
+    splits = open_splits(data, offline or None)
+    with ImageProgress(bar=True, count=lambda: sum(len(images.samples) for images in splits.values())) as progress:
+        packed = write(splits, out, size, shard_size, threads, exist_ok, progress.advance)
     print(progress.summary(), file=sys.stderr)
     left_out = f", {len(packed.skipped):,} left out" if packed.skipped else ""
     shards = f"{packed.shards:,} shard{'' if packed.shards == 1 else 's'}"

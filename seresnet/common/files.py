@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import shutil
@@ -116,6 +117,16 @@ def check_report_folder(folder: Path, exist_ok: bool = False) -> None:
         raise ConfigError(f"{folder} is a file: give the report a folder")
     if not exist_ok and folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty: give the report another folder, or allow overwriting (--exist-ok)")
+
+
+def json_text(value: object) -> str:
+    """Return indented JSON in UTF-8; names that are not UTF-8 are escaped, so that every reader takes the file."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    return text + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -63,7 +63,7 @@ class Loader:
     _cache: list[Pixels | None] | None = None
 
     def fits_in_memory(self) -> bool:
-        """Tell whether all images, cut to size, can be kept: then each file is decoded once."""
+        """Return whether all images, cut to size, can be kept: then each file is decoded once."""
         channels, height, width = self.crop.preprocess.input_size
         size = len(self.samples) * channels * height * width
         return self.crop.fixed and not isinstance(self.samples, Stream) and size <= CACHE_LIMIT

@@ -17,7 +17,7 @@ from seresnet.errors import SeresnetError
 from seresnet.inference.cache import Cache, digest_of, key_of
 from seresnet.inference.calibration import Calibration
 from seresnet.version import __version__
-from seresnet.weights.source import Origin
+from seresnet.weights.source import ModelSource
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def input_digests(weights: Path | None, calibration: Calibration | None) -> list
         return []
 
 
-def key(source: Origin, engine: str, precision: str, digests: list[str]) -> str:
+def key(source: ModelSource, engine: str, precision: str, digests: list[str]) -> str:
     """Return the name of an entry: a hash of all that an engine's graph of a network depends on.
 
     The graph in float32 serves every precision and processor; that in int8 was made for one kind of processor.

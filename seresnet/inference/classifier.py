@@ -22,7 +22,7 @@ from seresnet.inference.calibration import Calibration
 from seresnet.inference.images import Batch, ReadImage, at_least, each_source, read_images, to_batch
 from seresnet.inference.load import Settings, open_named, open_network
 from seresnet.inference.prediction import NOT_FINITE, Prediction, Scored, predict_row
-from seresnet.weights.source import locate
+from seresnet.weights.source import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,4 +217,4 @@ def _labels(given: str | PathLike[str] | Sequence[str], num_classes: int) -> tup
 def exact_precision(model: str | PathLike[str] | SEResNet) -> str:
     """Return the precision of a model's own numbers: "int8" where a quantized one lies in a directory, or "float32"."""
     local = isinstance(model, str | PathLike) and os.path.exists(model)  # noqa: PTH110 (False for what is no path)
-    return "int8" if local and locate(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]
+    return "int8" if local and resolve(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from seresnet.engines.registry import ENGINES, check_engine, choose_engine, open
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.inference import cached, known_graphs
 from seresnet.inference.calibration import Calibration
-from seresnet.weights.source import Origin, locate
+from seresnet.weights.source import ModelSource, resolve
 
 if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
@@ -54,7 +54,7 @@ def open_named(name: str, settings: Settings, offline: bool | None, num_classes:
 
 def _opened(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> LoadedModel:
     check_engine(settings.engine)
-    source = locate(name, offline=offline)
+    source = resolve(name, offline=offline)
     if num_classes == source.num_classes:
         num_classes = None  # the classifier stays as it is
     if source.graph is not None:
@@ -103,7 +103,7 @@ def _openvino_only(settings: Settings, what: str) -> str:
     return "openvino"
 
 
-def _open_graph(source: Origin, graph: Path, settings: Settings, num_classes: int | None) -> LoadedModel:
+def _open_graph(source: ModelSource, graph: Path, settings: Settings, num_classes: int | None) -> LoadedModel:
     """Open an OpenVINO graph in a model directory, after a check where this package did not write it."""
     _openvino_only(settings, source.name)
     if num_classes is not None:
@@ -114,11 +114,11 @@ def _open_graph(source: Origin, graph: Path, settings: Settings, num_classes: in
         )
     _check_graph(source, graph)
     engine = open_engine("openvino", graph, settings.device, settings.precision)
-    labels = class_names(source.labels, source.num_classes or len(source.labels))
-    return LoadedModel(engine, source.preprocess, labels, source.label_ids, source.multi_label)
+    labels = class_names(list(source.labels), source.num_classes or len(source.labels))
+    return LoadedModel(engine, source.preprocess, labels, list(source.label_ids), source.multi_label)
 
 
-def _check_graph(source: Origin, graph: Path) -> None:
+def _check_graph(source: ModelSource, graph: Path) -> None:
     """Raise WeightsError for a graph that is neither known by its hash nor such as this package writes."""
     try:
         digest = known_graphs.graph_digest(graph)
@@ -133,7 +133,7 @@ def _check_graph(source: Origin, graph: Path) -> None:
     known_graphs.remember(digest)
 
 
-def _build(source: Origin, settings: Settings, num_classes: int | None) -> LoadedModel:
+def _build(source: ModelSource, settings: Settings, num_classes: int | None) -> LoadedModel:
     """Read weights, build their network, and put it on an engine."""
     from seresnet.weights.load import load_network
 
@@ -141,7 +141,7 @@ def _build(source: Origin, settings: Settings, num_classes: int | None) -> Loade
     return replace(open_network(loaded.network, settings), notes=loaded.notes)
 
 
-def _build_and_store(source: Origin, settings: Settings, key: str, digests: list[str]) -> LoadedModel:
+def _build_and_store(source: ModelSource, settings: Settings, key: str, digests: list[str]) -> LoadedModel:
     """Build a network on an engine, and keep the engine's graph in the cache."""
     loaded = _build(source, settings, None)
     if cached.input_digests(source.path, settings.calibration) == digests:  # or they were replaced while they were read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seresnet.common.files import atomic_folder, write_text
+from seresnet.common.files import atomic_folder, json_text, write_text
 from seresnet.common.machine import described_processor
 from seresnet.common.timing import Timing, interleaved
 from seresnet.data.preprocess import Preprocess
@@ -90,8 +89,8 @@ def quantize(
     config["quantization"] = {name: getattr(report, name) for name in IN_CONFIG}  # marks it as int8
     with atomic_folder(out) as folder:
         quantized.save(folder)
-        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        write_text(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "config.json", json_text(config))
+        write_text(folder / REPORT_FILE, json_text(report.to_dict()))
     remember(graph_digest(out / GRAPH_FILE))  # it opens at once, without the check of graphs from elsewhere
     return report
 
@@ -114,12 +113,12 @@ def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tup
     """Return a name and a network that can be quantized."""
     from seresnet.models.fuse import FusedSEResNet
     from seresnet.weights.load import network_of
-    from seresnet.weights.source import locate
+    from seresnet.weights.source import resolve
 
     if not isinstance(model, str | PathLike):
         name, network = type(model).__name__, model
     else:
-        origin = locate(fspath(model), offline=offline)
+        origin = resolve(fspath(model), offline=offline)
         if origin.graph is not None:
             raise ConfigError(f"{fspath(model)} is an OpenVINO model: give the weights it was made of")
         name, network = fspath(model), network_of(origin)

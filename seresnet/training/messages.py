@@ -130,7 +130,7 @@ def log_epoch(
     chance: float,
     stops_early: bool,
 ) -> None:
-    """Log an epoch in one line of at most 80 columns; warn where validation stays at chance."""
+    """Log an epoch in one line, usually of at most 80 columns; warn where validation stays at chance."""
     left = 0.0 if stops_early else (config.epochs - state.epoch) * epoch_seconds
     log.info("%s", epoch_line(row, config.epochs, score, state.best_score, state.best_epoch, left))
     if state.epoch == min(CHANCE_EPOCHS, config.epochs) and state.best_score <= chance:
@@ -150,7 +150,7 @@ def epoch_line(
     """Return the line of one epoch."""
     width = len(str(epochs))
     return (
-        f"epoch {row['epoch']:{width}}/{epochs}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+        f"epoch {row['epoch']:{width}}/{epochs} loss {row['train_loss']:.3f}  val {row['val_loss']:.3f} "
         f"{SHORT_SCORES[score]} {100 * row[score]:.2f} %  best {100 * best_score:.2f} % ({best_epoch})"
         + (f"  ETA {duration(seconds_left)}" if seconds_left > 0 else "")
     )

@@ -74,7 +74,8 @@ class RunFolder:
         if not resume:
             for name in ("last/state.pt", TRAIN_IMAGES):
                 (out / name).unlink(missing_ok=True)
-        self._handler = LogFile(out / "log.txt", mode="a" if resume else "w", encoding="utf-8")
+        mode = "a" if resume else "w"
+        self._handler = LogFile(out / "log.txt", mode, encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)

@@ -25,7 +25,7 @@ from seresnet.data.open_dataset import open_data
 from seresnet.data.parallel import default_workers
 from seresnet.errors import DataError, DiskFullError
 from seresnet.training.auto_config import resolve_auto_settings
-from seresnet.training.checkpoint import check_same_run, load_state
+from seresnet.training.checkpoint import check_same_run, check_same_tensors, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
 from seresnet.training.device import PRECISIONS, create_accelerator
 from seresnet.training.losses import balanced_weights
@@ -122,6 +122,7 @@ def run(
     }
     if checkpoint:  # before anything of the run is touched
         check_same_run(checkpoint["fingerprint"], fingerprint, out / "last" / "state.pt")
+        check_same_tensors(checkpoint, model, out / "last" / "state.pt")
     # The run's folder, and the loop
     folder = on_main_rank(accelerator, lambda: RunFolder(out, resume=resume, exist_ok=exist_ok))
     try:

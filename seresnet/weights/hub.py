@@ -112,7 +112,7 @@ def _cached(repo: str, file: str, revision: str | None) -> Path | None:
     try:
         path = try_to_load_from_cache(repo, file, cache_dir=given_cache(), revision=revision)
     except HFValidationError:
-        raise WeightsError(f"{repo!r} is no repository name; write hf-hub:user/repo") from None
+        raise WeightsError(f"{repo!r} is not the name of a repository; write hf-hub:user/repo") from None
     return Path(path) if isinstance(path, str) else None
 
 

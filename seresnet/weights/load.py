@@ -25,7 +25,7 @@ from seresnet.weights.index import default_transform
 from seresnet.weights.labels import IMAGENET_1K, imagenet_1k
 from seresnet.weights.pretrained_cfg import timm_cfg
 from seresnet.weights.read import read_checkpoint
-from seresnet.weights.source import Origin
+from seresnet.weights.source import ModelSource
 from seresnet.weights.unwrap import find_state_dict
 
 log = logging.getLogger("seresnet")
@@ -53,7 +53,7 @@ class LoadedNetwork:
 
 
 def network_of(
-    source: Origin,
+    source: ModelSource,
     pretrained: bool = True,
     num_classes: int | None = None,
     in_chans: int | None = None,
@@ -68,7 +68,7 @@ def network_of(
 
 
 def load_network(
-    source: Origin,
+    source: ModelSource,
     pretrained: bool = True,
     num_classes: int | None = None,
     in_chans: int | None = None,
@@ -93,7 +93,7 @@ def load_network(
     return LoadedNetwork(_with_classifier(network, source, num_classes), notes)
 
 
-def read_weights(source: Origin, arch: str | None = None) -> Weights:
+def read_weights(source: ModelSource, arch: str | None = None) -> Weights:
     """Read a source's file, find its state dict, normalise the keys and identify the architecture."""
     assert source.path is not None
     found = find_state_dict(read_checkpoint(source.path, source.sha256), source.path)
@@ -107,14 +107,14 @@ def read_weights(source: Origin, arch: str | None = None) -> Weights:
     return Weights(arch, state, *declared(state), found.notes)
 
 
-def _no_weights(source: Origin) -> WeightsError:
+def _no_weights(source: ModelSource) -> WeightsError:
     reason = "no published weights; see `seresnet models --pretrained` for those there are"
     if source.graph:
         reason = f"{source.graph.name} is for inference alone; open it with seresnet.load, or give its weights"
     return WeightsError(f"{source.name}: {reason}")
 
 
-def _check_classes(source: Origin, weights: Weights, num_classes: int | None) -> None:
+def _check_classes(source: ModelSource, weights: Weights, num_classes: int | None) -> None:
     """Raise WeightsError where the classifier in the file is kept, and is not the one that is known of it."""
     has, known = weights.num_classes, source.num_classes
     if num_classes is not None and num_classes != has:  # a new classifier, or none
@@ -134,7 +134,7 @@ def _check_classes(source: Origin, weights: Weights, num_classes: int | None) ->
         )
 
 
-def _built(source: Origin, weights: Weights, in_chans: int | None, overrides: Mapping[str, Any]) -> SEResNet:
+def _built(source: ModelSource, weights: Weights, in_chans: int | None, overrides: Mapping[str, Any]) -> SEResNet:
     """Return the network with its weights, for other input channels if asked for."""
     assert source.path is not None
     cfg = replace(
@@ -164,7 +164,7 @@ def _own(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     return own
 
 
-def _with_classifier(network: SEResNet, source: Origin, num_classes: int | None) -> SEResNet:
+def _with_classifier(network: SEResNet, source: ModelSource, num_classes: int | None) -> SEResNet:
     """Return the network with a new classifier where another number of classes is asked for."""
     if num_classes is not None and num_classes != network.num_classes:
         log.info("%s: a new classifier of %d classes in place of %d", source.name, num_classes, network.num_classes)
@@ -176,7 +176,7 @@ def _with_classifier(network: SEResNet, source: Origin, num_classes: int | None)
     return network
 
 
-def _describe(network: SEResNet, source: Origin, arch: str, keeps_classes: bool) -> tuple[str, ...]:
+def _describe(network: SEResNet, source: ModelSource, arch: str, keeps_classes: bool) -> tuple[str, ...]:
     """Set class names, the transform and timm's ``pretrained_cfg``; return what is a guess."""
     preprocess = (source.preprocess or default_transform(arch)).with_channels(network.in_chans)
     labels, label_ids, guesses = list(source.labels), list(source.label_ids), []
@@ -203,7 +203,7 @@ def _describe(network: SEResNet, source: Origin, arch: str, keeps_classes: bool)
     return ("; ".join(guesses),) if guesses else ()
 
 
-def _new(source: Origin, arch: str, cfg: SEResNetConfig) -> SEResNet:
+def _new(source: ModelSource, arch: str, cfg: SEResNetConfig) -> SEResNet:
     """Return the network with new random weights; the classes keep their names where their number stays."""
     build_on_meta(cfg)  # complains of sizes that make no network
     network = SEResNet(cfg)
@@ -212,12 +212,13 @@ def _new(source: Origin, arch: str, cfg: SEResNetConfig) -> SEResNet:
         network.labels, network.label_ids = list(source.labels), list(source.label_ids)
         network.multi_label = source.multi_label
     network.preprocess = (source.preprocess or default_transform(arch)).with_channels(network.in_chans)
-    network.pretrained_cfg = timm_cfg(network, arch, source.tag)
+    tag = source.tag or (source.name.partition(".")[2] if source.name.startswith(f"{arch}.") else "")
+    network.pretrained_cfg = timm_cfg(network, arch, tag)
     return network
 
 
 def _new_config(
-    source: Origin,
+    source: ModelSource,
     arch: str,
     known_classes: int | None,
     known_chans: int | None,
@@ -232,7 +233,7 @@ def _new_config(
     return replace(cfg, num_classes=classes, in_chans=chans)
 
 
-def _config(arch: str, source: Origin, overrides: Mapping[str, Any]) -> SEResNetConfig:
+def _config(arch: str, source: ModelSource, overrides: Mapping[str, Any]) -> SEResNetConfig:
     """Return the architecture's row with the settings of the directory, and over them the caller's."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     return replace(VARIANTS[arch], **{**source.settings, **values})

@@ -41,10 +41,7 @@ def _transform(network: SEResNet, entry: Entry | None) -> dict[str, Any]:
     test = entry.test if entry else UNTRAINED_TEST if network.cfg.lineage == "modern" else None
     if test:
         size, crop_pct = test
-        if size != found["input_size"][1]:
-            found["test_input_size"] = (found["input_size"][0], size, size)
-        if crop_pct != found["crop_pct"]:
-            found["test_crop_pct"] = crop_pct
+        found |= {"test_input_size": (found["input_size"][0], size, size), "test_crop_pct": crop_pct}
     return found
 
 

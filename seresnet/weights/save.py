@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from seresnet.common.files import atomic_file, write_text
+from seresnet.common.files import atomic_file, json_text, write_text
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 from seresnet.models.config import SEResNetConfig
@@ -20,7 +19,7 @@ from seresnet.models.fuse import FusedSEResNet
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import to_legacy
-from seresnet.weights.source import SEVERAL
+from seresnet.weights.model_config import MULTI_LABEL
 
 # Fields of a configuration that stand elsewhere in config.json, or do not matter to a saved model.
 _ELSEWHERE = {
@@ -48,7 +47,7 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
     config = model_config(model)
     with atomic_file(directory / "model.safetensors") as file:
         file.write(to_bytes(state, {"format": "pt"}))
-    write_text(directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / "config.json", json_text(config))
     return directory
 
 
@@ -108,7 +107,7 @@ def model_config(model: SEResNet) -> dict[str, Any]:
     if args := _model_args(model, VARIANTS[architecture]):
         config["model_args"] = args
     if model.multi_label:
-        config["problem_type"] = SEVERAL
+        config["problem_type"] = MULTI_LABEL
     if model.label_ids:
         config["label_names"] = model.label_ids
         config["label_descriptions"] = dict(zip(model.label_ids, model.labels, strict=True))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ArgumentError, ConfigError, WeightsError
 from seresnet.models.config import POOL_TYPES, SEResNetConfig
 from seresnet.models.variants import VARIANTS
-from seresnet.weights.source import Origin, locate
+from seresnet.weights.source import ModelSource, resolve
 
 SETTINGS = tuple(item.name for item in fields(SEResNetConfig))
 # timm's arguments that change nothing here: every network can be scripted and exported.
@@ -64,7 +64,7 @@ def network_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve_pretrained(
     name: str, pretrained: bool, offline: bool | None, pretrained_cfg: object = None, overlay: object = None
-) -> Origin:
+) -> ModelSource:
     """Return the source of a name with timm's ``pretrained_cfg`` and ``pretrained_cfg_overlay``.
 
     ``pretrained_cfg`` is a tag (``"a1_in1k"``) or what is known of the weights, as a mapping or timm's object: ``file``
@@ -77,25 +77,23 @@ def resolve_pretrained(
         name = arch
     facts = {**_facts(pretrained_cfg), **_facts(overlay)}
     if not facts:
-        return locate(name, pretrained, offline)
+        return resolve(name, pretrained, offline)
     if facts.get("state_dict") is not None:
         raise WeightsError("pretrained_cfg has a state_dict: create the network, then call its load_state_dict")
-    base = locate(name, False, offline)
-    source = base
+    source = base = resolve(name, False, offline)
     if pretrained:
-        source = locate(_place(name, facts, overlay), True, offline)
-        source.arch = source.arch or base.arch
-        source.preprocess = source.preprocess or base.preprocess
-    transform = {key: facts[key] for key in TRANSFORM if facts.get(key) is not None}
-    if transform:
+        found = resolve(_place(name, facts, overlay), True, offline)
+        source = replace(found, arch=found.arch or base.arch, preprocess=found.preprocess or base.preprocess)
+    changes: dict[str, Any] = {}
+    if transform := {key: facts[key] for key in TRANSFORM if facts.get(key) is not None}:
         known = source.preprocess.to_timm() if source.preprocess else {}
-        source.preprocess = Preprocess.from_timm(known | transform)
+        changes["preprocess"] = Preprocess.from_timm(known | transform)
     if facts.get("num_classes") is not None:
-        source.num_classes = int(facts["num_classes"])
+        changes["num_classes"] = int(facts["num_classes"])
     names = facts.get("label_names")
-    if names and len(names) == source.num_classes:
-        source.labels, source.label_ids = [str(label) for label in names], []
-    return source
+    if names and len(names) == changes.get("num_classes", source.num_classes):
+        changes |= {"labels": tuple(map(str, names)), "label_ids": ()}
+    return replace(source, **changes)
 
 
 def _facts(cfg: object) -> dict[str, Any]:
@@ -118,9 +116,7 @@ def _place(name: str, facts: Mapping[str, Any], overlay: object) -> str:
     return f"{name.partition('.')[0]}.{facts['tag']}" if facts.get("tag") else name
 
 
-def resolve_checkpoint(name: str, path: str) -> Origin:
+def resolve_checkpoint(name: str, path: str) -> ModelSource:
     """Return the source of ``create_model``'s ``checkpoint_path``: a file for the architecture ``name``."""
-    base, source = locate(name, False), locate(path, True)
-    source.arch = base.arch
-    source.preprocess = source.preprocess or base.preprocess
-    return source
+    base, source = resolve(name, False), resolve(path, True)
+    return replace(source, arch=base.arch, preprocess=source.preprocess or base.preprocess)

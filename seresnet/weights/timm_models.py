@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
+from seresnet.weights.create import create_model
 from seresnet.weights.identify import build_on_meta, declared, matching_architectures
 
 log = logging.getLogger("seresnet")
@@ -90,3 +94,38 @@ def describe(model: SEResNet, arch: str, cfg: object) -> None:
         model.labels = [str(name) for name in names]
     if facts:
         model.preprocess = Preprocess.from_timm(facts).with_channels(model.in_chans)
+
+
+def register_with_timm(prefix: str = "seresnet_") -> list[str]:
+    """Register this package's networks with timm, for timm's own scripts, and return their names there.
+
+    ``seresnet18`` becomes ``seresnet_seresnet18``: timm's own networks keep their names. ``timm.create_model`` of such
+    a name calls `seresnet.create_model` with its arguments. timm has to be imported before: this package
+    does not import it. Raises ConfigError where it is not, or where a name is timm's already.
+    """
+    timm_models: Any = sys.modules.get("timm.models")
+    if timm_models is None:
+        raise ConfigError("timm is not imported: call register_with_timm() after `import timm`")
+    registered = []
+    for arch in VARIANTS:
+        name = f"{prefix}{arch}"
+        if timm_models.is_model(name):
+            if timm_models.model_entrypoint(name).__module__ != __name__:
+                raise ConfigError(f"timm has a network {name}: choose another prefix")
+        else:
+            entrypoint = _entrypoint(name, arch)
+            setattr(sys.modules[__name__], name, entrypoint)  # where timm looks for it
+            timm_models.register_model(entrypoint)
+        registered.append(name)
+    return registered
+
+
+def _entrypoint(name: str, arch: str) -> Callable[..., nn.Module]:
+    """Return the function that timm calls for a registered name."""
+
+    def entrypoint(pretrained: bool = False, **arguments: Any) -> nn.Module:
+        return create_model(arch, pretrained, **arguments)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__module__ = __name__
+    return entrypoint

@@ -91,7 +91,7 @@ def test_unreadable_images_are_named_and_the_exit_code_is_one(model, data):
             lambda data: (data / "kind 4").rename(data / "sort 4").parent,
             "does not know: sort 4; its 10 classes are kind 0",
         ),
-        (lambda data: data / "kind 1", "no sub-folders"),
+        (lambda data: data / "kind 1", "no class folders"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(model, data, spoil, message):

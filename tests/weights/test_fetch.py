@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from seresnet.errors import DiskFullError, WeightsError
 from seresnet.weights.check_sources import check_sources
 from seresnet.weights.fetch import local_files, sources, weights_file
 from seresnet.weights.index import Entry, entries
+from tests.cli.terminal import here
 from tests.weights.conftest import closed_port
 from tests.weights.file_server import Fault
 from tests.weights.nets import equal, small
@@ -312,3 +314,19 @@ def test_servers_that_refuse_head_are_asked_for_one_byte(server, entry) -> None:
 def test_a_page_is_no_answer(server, entry) -> None:
     server.faults, server.lasting = [Fault(page=True)], True
     assert {check.problem for check in check_sources([entry])} == {"answers with a web page, not the file"}
+
+
+def test_the_command_prints_a_table_and_tells_by_its_exit_code(server, entry, monkeypatch) -> None:
+    server.files[f"/release/{FILE}"] = CONTENT
+    monkeypatch.setattr("seresnet.weights.index.entries", lambda: {entry.name: entry})
+    done = here("models", "--check-sources", "legacy_*")
+    text, err = done.stdout.decode(), done.stderr.decode()
+    assert (done.returncode, err) == (1, "1 of 2 sources do not have the file\n")
+    assert text.splitlines()[0].split() == ["weights", "source", "answers", "bytes", "SHA-256", "address"]
+    assert ["legacy_net.in1k", "release", "yes", "70,000", HEAD, entry.url] in [
+        row.split() for row in text.splitlines()
+    ]
+    assert "no: answers 404 Not Found" in text
+    server.files[f"/other/{FILE}"] = CONTENT
+    done = here("models", "--check-sources", "--format", "json")
+    assert done.returncode == 0 and [row["size"] for row in json.loads(done.stdout)] == [len(CONTENT)] * 2

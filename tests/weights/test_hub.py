@@ -207,7 +207,7 @@ def test_what_the_hub_refuses(stocked) -> None:
     )
     assert "no such repository" in refusal("hf-hub:user/missing")
     assert f"user/gated is gated: accept its terms at {stocked.url}/user/gated" in refusal("hf-hub:user/gated")
-    assert "'a b' is no repository name; write hf-hub:user/repo" in refusal("hf-hub:a b")
+    assert "'a b' is not the name of a repository; write hf-hub:user/repo" in refusal("hf-hub:a b")
     del stocked.files[REPO, "config.json"]
     assert "the Hub has no config.json in it" in refusal(NAME)
     stocked.status = 403

@@ -17,7 +17,7 @@ from seresnet.models.variants import VARIANTS, build
 from seresnet.weights.identify import build_on_meta, shapes_of
 from seresnet.weights.index import entries
 from seresnet.weights.labels import imagenet_1k
-from seresnet.weights.source import locate, released_as
+from seresnet.weights.source import released_as, resolve
 from tests.models.pairs import difference, make_pair
 from tests.timm_import import timm
 from tests.weights.nets import equal, logits, small, write_legacy
@@ -120,11 +120,9 @@ def test_released_files_are_known_by_name() -> None:
     for entry in entries().values():
         if entry.release_file:
             assert released_as(Path("somewhere") / entry.release_file) == entry
-    origin = locate("somewhere/se_resnet50-ce0d4300.pth")
+    origin = resolve("somewhere/se_resnet50-ce0d4300.pth")
     assert (origin.arch, origin.sha256, origin.num_classes) == ("legacy_seresnet50", "ce0d4300", 1000)
-    assert (
-        origin.labels == list(imagenet_1k()[1]) and origin.preprocess == entries()["legacy_seresnet50.in1k"].transform()
-    )
+    assert origin.labels == imagenet_1k()[1] and origin.preprocess == entries()["legacy_seresnet50.in1k"].transform()
     assert released_as(Path("seresnet50.pth")) is None
 
 

@@ -27,6 +27,7 @@ OPERATIONS = frozenset(  # what the exporter writes (graph.py, int8.py)
         *("ReduceMean", "ReduceSum", "ReduceProd"),
     }
 )
+WINDOW = {"strides": 2, "pads_begin": 3, "pads_end": 4, "dilations": 1, "kernel": 8}  # at most
 DTYPES = frozenset(("f32", "i8", "i32", "i64"))  # of its constants
 MAX_XML_BYTES = 32 * 2**20  # legacy_seresnet152, the largest, takes 1.3 MB, and 2.4 MB in int8
 MAX_BIN_BYTES = 2 * 2**30
@@ -136,7 +137,8 @@ def fault(model: Any, num_classes: int | None, in_chans: int | None) -> str | No
         kind = node.get_type_name()
         if kind not in OPERATIONS:
             return f"operation {kind}"
-        if kind == "Constant" and (reason := _constant_fault(node)):
+        reason = _constant_fault(node) if kind == "Constant" else _window_fault(node)
+        if reason:
             return reason
     return _interface_fault(model, num_classes, in_chans)
 
@@ -147,6 +149,16 @@ def _constant_fault(node: Any) -> str | None:
         return f"{name} is of dtype {dtype}"
     if not np.isfinite(node.data).all():
         return f"{name} has values that are not finite"
+    return None
+
+
+def _window_fault(node: Any) -> str | None:
+    """Return which extent of a convolution's or pooling's window is beyond any network's."""
+    attributes = node.get_attributes()
+    for name, most in WINDOW.items():
+        values = [int(value) for value in attributes.get(name, ())]
+        if any(not 0 <= value <= most for value in values):
+            return f"{node.get_friendly_name()} has {name} of {values}"
     return None
 
 

@@ -102,7 +102,9 @@ def test_operations_that_the_exporter_does_not_write(tmp_path):
 def test_numbers_beyond_any_network(good, tmp_path):
     for old, new in (('strides="1, 1"', 'strides="0, 0"'), ('strides="1, 1"', 'strides="4294967295, 4294967295"')):
         assert old in good.read_text()
-        refused(copied(good, tmp_path, good.read_text().replace(old, new)))
+        refused(copied(good, tmp_path, good.read_text().replace(old, new)), "OpenVINO cannot read|has strides of")
+    wide = good.read_text().replace('pads_begin="1, 1"', 'pads_begin="50, 50"')
+    refused(copied(good, tmp_path, wide), r"has pads_begin of \[50, 50\]")
 
 
 def test_a_process_that_dies_or_hangs_is_a_refusal(good, monkeypatch):
