@@ -12,6 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from seresnet.data.dataset import ImageSet
     from seresnet.evaluation.result import Evaluation
 
 SHOWN = 5  # lowest classes, and most frequent confusions, in the table
@@ -86,11 +87,23 @@ def evaluate(
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
         evaluation = measure(clf, images, batch_size, workers, progress.advance)
     print(progress.summary(), file=sys.stderr)
+    if known := _trained_on(name, images):
+        print(f"note: the model was trained on {known:,} of these images", file=sys.stderr)
     if report is not None:
         write_report(evaluation, report, exist_ok=exist_ok)
         print(f"report in {report}", file=sys.stderr)
     _show(evaluation, format)
     return 1 if evaluation.unreadable else 0
+
+
+def _trained_on(model: object, images: ImageSet) -> int | None:
+    """Return how many of the images a model directory was trained on, by content; None where nobody knows."""
+    from seresnet.data.dataset import Stream
+    from seresnet.data.image_hashes import count_trained_on
+
+    if not isinstance(model, str | Path) or not Path(model).is_dir() or isinstance(images.samples, Stream):
+        return None
+    return count_trained_on(Path(model), (image for image, _ in images.samples))
 
 
 def _show(evaluation: Evaluation[Any], format: str) -> None:

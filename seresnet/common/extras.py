@@ -11,7 +11,7 @@ from seresnet.errors import ConfigError
 EXTRAS = {
     **dict.fromkeys(("accelerate", "pydantic", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
-    **dict.fromkeys(("datasets", "pyarrow", "fsspec"), "hub-data"),
+    **dict.fromkeys(("datasets", "pyarrow", "fsspec", "scipy"), "hub-data"),
 }
 
 

@@ -86,7 +86,9 @@ def _ground_truth(path: Path) -> dict[str, str]:
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
     except ModuleNotFoundError:
-        raise DataError(f"{meta}: reading it needs scipy: pip install scipy, or put {SOLUTION} in its place") from None
+        raise DataError(
+            f'{meta}: scipy is not installed: run pip install "seresnet[hub-data]", or add {SOLUTION}'
+        ) from None
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         ids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}

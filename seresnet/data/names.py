@@ -22,12 +22,12 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def natural_key(name: str) -> tuple[object, ...]:
+def natural_key(name: str) -> tuple[tuple[object, ...], str]:
     """Return what names are sorted by, so that numbers in them sort as numbers: 2 before 10, img9 before img10."""
     pieces = re.split("([0-9]+)", name)
     numbers = (piece.lstrip("0") for piece in pieces[1::2])
     pieces[1::2] = [(len(number), number) for number in numbers]
-    return *pieces, name
+    return tuple(pieces), name
 
 
 def split_named(name: str) -> str | None:

@@ -185,3 +185,22 @@ def test_exports_with_dynamic_shapes_in_training_too() -> None:
         program = torch.export.export(model.train(mode), (torch.randn(3, 3, 32, 32),), dynamic_shapes=(dims,))
         x = torch.randn(5, 3, 48, 32)
         torch.testing.assert_close(program.module()(x), copy.deepcopy(model)(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["legacy_seresnet18", "seresnet50", "seresnet20"])
+def test_a_training_step_makes_no_tensor_on_another_device(arch: str) -> None:
+    """On the meta device, where no GPU is at hand: a tensor made on the CPU fails here as it would there."""
+    with torch.device("meta"):
+        model = build(arch, drop_rate=0.2, drop_path_rate=0.1).train()
+        x, target = torch.randn(4, 3, 64, 64), torch.zeros(4, dtype=torch.long)
+    for module in model.modules():
+        if hasattr(module, "batch_shard"):
+            module.batch_shard = (1, 2)  # the second of two ranks
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for checkpointing in (False, True):
+        model.set_grad_checkpointing(checkpointing)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), target).backward()
+        optimizer.step()
+    assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {"meta"}
+    assert model.eval()(x).shape == (4, model.num_classes)
