@@ -13,7 +13,8 @@ def finetune() -> TrainConfig:
     The classifier starts as a linear probe of the pretrained features (LP-FT, arXiv 2202.10054); its metrics are those
     of epoch 0, so ``best/`` is never worse than it. The batch is as large as leaves 16 steps to an epoch, 64 at most,
     in micro-batches that fit into memory, and the learning rate follows it. The classifier's rate is
-    14.3 times the last stage's (10 and 0.7 times the schedule's), and each stage before it has 0.7 of the next one's (discriminative fine-tuning, arXiv 1801.06146, section 3.2). Batch norm takes the statistics of the batch from 4
+    14.3 times the last stage's (10 and 0.7 times the schedule's), and each stage before it has 0.7 of the next one's
+    (discriminative fine-tuning, arXiv 1801.06146, section 3.2). Batch norm takes the statistics of the batch from 4
     images on: with frozen statistics, training on 240 images collapsed to one class (``benchmarks/``). Below, they stay
     frozen and the gradient's norm is limited to 1. The run ends after 10 epochs without a better validation score. The
     weights are averaged. Each image counts the same: ``--set class_weights=balanced`` gives each class of an unbalanced
