@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import seresnet
 from seresnet.errors import SeresnetError
 from seresnet.training.checkpoint import check_same_tensors, load_state, save_state
 from seresnet.training.state import TrainState
@@ -80,6 +81,13 @@ def test_damaged_and_hostile_states_are_refused_by_the_one_reader(tmp_path) -> N
             load_state(path)
     with pytest.raises(SeresnetError, match="no checkpoint to resume from"):
         load_state(Path("nowhere/state.pt"))
+
+
+def test_a_state_is_not_taken_for_a_model(state, tmp_path) -> None:
+    """It does not hold the preprocessing of the run: the model directories beside it do."""
+    save_state(state, path := tmp_path / "state.pt")
+    with pytest.raises(SeresnetError, match=r"training state of a run, .* give the model directory of the run"):
+        seresnet.create_model(path, pretrained=True)
 
 
 def test_tensors_of_another_network_are_named(state) -> None:
