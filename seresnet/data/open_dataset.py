@@ -14,7 +14,8 @@ from seresnet.data.layout import ORDER, Found, folder_splits
 from seresnet.data.lists import SUFFIXES as LISTS
 from seresnet.data.lists import list_splits
 from seresnet.data.names import SPLITS, few, split_named
-from seresnet.data.shards import find_shards, holds_shards, is_pattern, is_shard, shard_splits
+from seresnet.data.shard_files import find_shards, holds_shards, is_pattern
+from seresnet.data.shards import is_shard, shard_splits
 from seresnet.errors import DataError
 
 log = logging.getLogger("seresnet")

@@ -26,7 +26,8 @@ from seresnet.data.dataset import ImageSet, Sample, StoredImage, Stream
 from seresnet.data.decode import decode, encoded
 from seresnet.data.open_dataset import open_splits
 from seresnet.data.parallel import ordered_map
-from seresnet.data.shards import CLASS_NAMES, PLAN, index_path, read_json
+from seresnet.data.shard_files import PLAN, index_path, read_json
+from seresnet.data.shards import CLASS_NAMES
 from seresnet.data.sniff import HEAD_BYTES, identify
 from seresnet.errors import ConfigError, DataError, ImageError
 

@@ -17,7 +17,8 @@ from seresnet.data.dataset import StoredImage
 from seresnet.data.lists import SUFFIXES as LISTS
 from seresnet.data.lists import is_list, listed_images
 from seresnet.data.names import natural_key
-from seresnet.data.shards import find_shards, holds_shards, is_pattern, is_shard, shard_images
+from seresnet.data.shard_files import find_shards, holds_shards, is_pattern
+from seresnet.data.shards import is_shard, shard_images
 from seresnet.data.tables import bounded_lines, decoded, parse_table, split_header
 from seresnet.data.walk import Walk, is_image_file
 

@@ -7,7 +7,6 @@ or found by one pass over the tar headers, which skips the images.
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import re
@@ -23,18 +22,16 @@ from typing import Any
 from seresnet.data.dataset import ImageSet, Sample, Target, TarImage
 from seresnet.data.layout import Found
 from seresnet.data.names import SPLITS, class_names, few, natural_key, nfc, split_named
+from seresnet.data.shard_files import TEXT_BYTES, index_path, read_json
 from seresnet.data.tars import BoundedInfo
-from seresnet.data.walk import IMAGE_SUFFIXES, is_hidden, list_folder
+from seresnet.data.walk import IMAGE_SUFFIXES, is_hidden
 from seresnet.errors import DataError
 
 log = logging.getLogger("seresnet")
 
 CLASS_NAMES = "classnames.txt"  # beside the shards, one class a line
-PLAN = "pack.json"  # what `seresnet pack` set out to write
 MAX_CLASSES = 1_000_000
-_MAX_SHARDS = 1_000_000
 _LABEL_BYTES = 2**20  # no label is larger
-_TEXT_BYTES = 2**26  # no list of classes or shards is larger
 
 Label = int | str  # a class index, or the name of a class
 
@@ -48,63 +45,10 @@ class Shard:
     labels: list[Label | list[Label]] = field(default_factory=list)
 
 
-def is_pattern(source: str) -> bool:
-    """Return whether a text stands for several shards: ``train-{000..127}.tar`` or ``train-*.tar``."""
-    return ".tar" in source and bool(re.search(r"[{*?\[]", source)) and not Path(source).exists()
-
-
 def is_shard(path: Path) -> bool:
     """Return whether a tar file holds keyed samples, and not a folder of images, by its first members."""
     with _opened(path) as tar:
         return any(_key(member.name)[1] in ("cls", "json") for member in islice(tar, 64) if member.isreg())
-
-
-def holds_shards(path: Path) -> bool:
-    """Return whether a folder holds shards and no folders of images, or such a folder for each split."""
-    if not path.is_dir():
-        return False
-    listing = list_folder(path)
-    splits = _split_folders(path)
-    return (bool(_tars(path)) and not listing.folders) or (bool(splits) and all(map(holds_shards, splits)))
-
-
-def _split_folders(path: Path) -> list[Path]:
-    return [path / name for name in list_folder(path).folders if split_named(name)]
-
-
-def _tars(folder: Path) -> list[Path]:
-    return [folder / name for name in list_folder(folder).files if name.endswith(".tar")]
-
-
-def find_shards(source: str) -> list[Path]:
-    """Return the files that a pattern stands for, or the shards of a folder, in natural order."""
-    path = Path(source)
-    if path.is_dir():
-        _check_complete(path)
-        return _tars(path) or [shard for folder in _split_folders(path) for shard in find_shards(str(folder))]
-    if path.is_file():
-        return [path]
-    files: list[Path] = []
-    for name in _braces(source):
-        matches = sorted(glob.glob(name), key=natural_key) if glob.has_magic(name) else [name]  # noqa: PTH207
-        files += [Path(match) for match in matches]
-    missing = [path for path in files if not path.is_file()]
-    if missing or not files:
-        raise DataError(f"{missing[0] if missing else source}: no such shard")
-    return files
-
-
-def _braces(pattern: str) -> Iterator[str]:
-    """Yield the names that ``{000..127}`` and ``{a,b}`` stand for, as a shell does."""
-    from braceexpand import braceexpand
-
-    try:
-        for number, name in enumerate(braceexpand(pattern, escape=False)):
-            if number == _MAX_SHARDS:
-                raise DataError(f"{pattern}: stands for more than {_MAX_SHARDS:,} shards")
-            yield name
-    except ValueError:  # UnbalancedBracesError, which it does not export
-        raise DataError(f"{pattern}: its braces do not match") from None
 
 
 def shard_splits(files: Sequence[Path]) -> Found:
@@ -148,15 +92,10 @@ def split_of(path: Path) -> str:
     return next((split for split, names in SPLITS.items() if set(names) & set(words)), "train")
 
 
-def index_path(shard: Path) -> Path:
-    """Return the place of a shard's index."""
-    return shard.with_suffix(".index.json")
-
-
 def read_index(path: Path) -> Shard | None:
     """Return a shard by the index beside it; None where there is none, it is of another file, or damaged."""
     size = path.stat().st_size
-    index = read_json(index_path(path), max(_TEXT_BYTES, size))
+    index = read_json(index_path(path), max(TEXT_BYTES, size))
     if not isinstance(index, dict) or index.get("bytes") != size:
         if index is not None and not isinstance(index, dict):
             log.warning("%s: is not the index of a shard; the shard itself is read", index_path(path))
@@ -174,19 +113,6 @@ def read_index(path: Path) -> Shard | None:
         log.warning("%s: is damaged; the shard itself is read", index_path(path))
         return None
     return shard
-
-
-def read_json(path: Path, limit: int = _TEXT_BYTES) -> Any:
-    """Return what a JSON file says; None where there is none, it is not JSON, or larger than ``limit`` bytes."""
-    try:
-        if path.stat().st_size > limit:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except (ValueError, RecursionError):
-        log.warning("%s: is not JSON, and ignored", path)
-        return None
 
 
 def _is_label(label: object) -> bool:
@@ -268,7 +194,7 @@ def _samples(shards: Sequence[Shard], classes: Sequence[str], multi_label: bool)
 
 def _named_classes(file: Path) -> tuple[str, ...]:
     """Return the names of the classes that stand beside the shards."""
-    if file.stat().st_size > _TEXT_BYTES:
+    if file.stat().st_size > TEXT_BYTES:
         raise DataError(f"{file}: {file.stat().st_size / 2**20:,.0f} MiB are not a list of class names")
     text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
     return tuple(nfc(name) for name in text.removesuffix("\n").split("\n"))
@@ -294,17 +220,6 @@ def _check_end(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - 1024))
         if file.read().strip(b"\0"):
             raise DataError(f"{path}: the shard is cut off; fetch or write it again")
-
-
-def _check_complete(folder: Path) -> None:
-    """Raise DataError where a folder holds the beginning of what `seresnet pack` was to write."""
-    plan = read_json(folder / PLAN)
-    shards = plan.get("shards") if isinstance(plan, dict) else None
-    if not isinstance(shards, list) or not all(isinstance(name, str) and "/" not in name for name in shards):
-        return
-    missing = [name for name in shards if not index_path(folder / name).is_file()]
-    if missing:
-        raise DataError(f"{folder}: {missing[0]} is not there yet; finish it with seresnet pack and --exist-ok")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from seresnet.data.loader import Loader
 from seresnet.data.open_dataset import open_data, open_labelled
 from seresnet.data.pack import pack
 from seresnet.data.preprocess import Preprocess
-from seresnet.data.shards import index_path, read_index, scan
+from seresnet.data.shard_files import index_path
+from seresnet.data.shards import read_index, scan
 from seresnet.errors import DataError
 from tests.made_images import color_folder
 
