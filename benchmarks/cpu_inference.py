@@ -255,7 +255,8 @@ def manual_table(results: Sequence[Result], name: str) -> str:
                 cells = [f"{t.latency_ms.median:.1f}" if t else "" for t in shown]
                 rows.append([f"{result.arch}, batch {size}, {precision}", *cells])
     columns = (
-        "ms", "timm eager, float32", "timm's export on OpenVINO", "the same in our engine", "gates first, dead pixels",
+        "ms", "timm eager, float32", "timm's export on OpenVINO", "the same in our engine",
+        "gates first, unused pixels skipped",
         "no excitation, all pixels", "no excitation",
     )  # fmt: skip
     return record.table(columns, rows) + f"\nMedians, from the record [{name}](../benchmarks/{name}.md).\n"

@@ -25,7 +25,7 @@ from seresnet.data.decode import decode
 from seresnet.data.preprocess import Preprocess
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.engines.openvino.int8 import quantize
-from seresnet.models.fuse import InferenceForm, gate_first, strides_over_its_input
+from seresnet.models.fuse import FusedSEResNet, fuse_network, strides_over_its_input
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import build
 
@@ -106,10 +106,10 @@ def graphs(arch: str, photos: Sequence[Path], work: Path) -> dict[str, Path]:
     directory = weights(arch, photos, work)
     model = seresnet.create_model(directory, pretrained=True).eval()
     images = pixels(photos, model.preprocess)
-    whole = gate_first(model, dead_pixels=False)
+    whole = fuse_network(model, skip_unused=False)
     forms = {"gates first": whole}
-    if gate_first(model).rewrites.dead_pixels:
-        forms["all rewrites"] = gate_first(model)
+    if fuse_network(model).rewrites.unused_pixels:
+        forms["all rewrites"] = fuse_network(model)
     control = None
     found = {}
     for name, form in forms.items():
@@ -133,13 +133,13 @@ def int8_directory(arch: str, photos: Sequence[Path], work: Path) -> Path:
     return out
 
 
-def control_form(control: SEResNet, full: bool) -> InferenceForm:
-    """Return the inference form of a network without excitation.
+def control_form(control: SEResNet, full: bool) -> FusedSEResNet:
+    """Return the fused form of a network without excitation.
 
     ``full``: the same pixels are left out as in the network with excitation, whose gates need all of what the 3x3
     convolutions put out; `watched` then keeps OpenVINO from leaving out more.
     """
-    form = gate_first(control)
+    form = fuse_network(control)
     if full:
         for index in range(1, len(form.stages)):
             if strides_over_its_input(control.stages[index][0]):
@@ -164,7 +164,7 @@ def watched(model: ov.Model) -> ov.Model:
 
 
 def _float_and_int8(
-    directory: Path, name: str, form: InferenceForm, images: Batch, full: bool = False
+    directory: Path, name: str, form: FusedSEResNet, images: Batch, full: bool = False
 ) -> dict[str, Path]:
     """Return the graph of a form, and the same in 8-bit integers, calibrated on images."""
     found = {}

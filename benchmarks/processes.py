@@ -26,7 +26,15 @@ import torch
 from tests.made_images import color_folder
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ["size=16", "precision=float32", "epochs=3", "accumulate=2", "crop=resized", "rotation=10", "erase=0.3"]
+SETTINGS = [
+    "size=16",
+    "precision=float32",
+    "epochs=3",
+    "grad_accum_steps=2",
+    "crop=resized",
+    "rotation=10",
+    "random_erasing_prob=0.3",
+]
 SETTINGS += ["drop_rate=0.2", "drop_path_rate=0.1", "sync_bn=true"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

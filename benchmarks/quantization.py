@@ -4,7 +4,7 @@
 
 DATA holds the model's class folders in train and test (benchmarks/2026-11-23-seresnet20-cifar10.md says where CIFAR-10
 comes from). The images to calibrate on are of the training part, the others of the test part. NNCF runs with its
-defaults, on the network as OpenVINO's converter gives it, and on the inference form that this package quantizes.
+defaults, on the network as OpenVINO's converter gives it, and on the fused network that this package quantizes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from seresnet.data.preprocess import Preprocess
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.engines.openvino.int8 import quantize
 from seresnet.inference.images import read_images, to_batch
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from seresnet.quantization.images import choose_images
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 
 Batch = NDArray[np.float32]
 BATCH = 100
@@ -65,7 +65,7 @@ def main() -> None:
 
 def ways(network: Any, calibration: Batch) -> dict[str, Callable[[], ov.Model]]:
     """Return functions that make OpenVINO models of a network; the first one's answers are what others are held to."""
-    graph = openvino_graph(gate_first(network))
+    graph = openvino_graph(fuse_network(network))
     size = [1, *calibration.shape[1:]]
     exported = ov.convert_model(network, example_input=torch.zeros(size), input=[-1, *size[1:]])
     dataset = nncf.Dataset([image[None] for image in calibration])
@@ -74,7 +74,7 @@ def ways(network: Any, calibration: Batch) -> dict[str, Callable[[], ov.Model]]:
         "int8": lambda: quantize(network, [calibration], weight_bits=8).model,
         "int8, weights of 7 bits": lambda: quantize(network, [calibration], weight_bits=7).model,
         "NNCF on OpenVINO's conversion": lambda: nncf.quantize(exported, dataset, subset_size=len(calibration)),
-        "NNCF on the inference form": lambda: nncf.quantize(graph.clone(), dataset, subset_size=len(calibration)),
+        "NNCF on the fused network": lambda: nncf.quantize(graph.clone(), dataset, subset_size=len(calibration)),
     }
 
 

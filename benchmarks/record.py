@@ -63,7 +63,7 @@ def hardware(extra: Mapping[str, str], load: tuple[float, float, float]) -> str:
     facts = machine()
     versions = ", ".join(f"{name} {found}" for name, found in {**facts["versions"], **extra}.items())
     return (
-        f"{facts['cpu']}, {facts['cores']} cores, threads: {facts['threads_asked_for']}; {facts['platform']}. "
+        f"{facts['cpu']}, {facts['cores']} cores, threads: {facts['num_threads']}; {facts['platform']}. "
         f"{versions}. "
         f"Load average before the run: {load[0]:.2f} (1 minute), {load[1]:.2f} (5 minutes)."
     )

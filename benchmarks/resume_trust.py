@@ -37,7 +37,7 @@ from seresnet.cli import run as command
 from seresnet.training import trainer as loop
 from seresnet.training.checkpoint import load_state
 from seresnet.training.train import train  # noqa: F401
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.made_images import color_folder
 from tests.training import driver
 
@@ -46,12 +46,12 @@ SETTINGS = (
         "size=16",
         "precision=float32",
         "epochs=3",
-        "accumulate=2",
+        "grad_accum_steps=2",
         "crop=resized",
         "drop_rate=0.2",
         "drop_path_rate=0.1",
     ),
-    *("rotation=10", "erase=0.3", "mixup=0.2", "checkpoint_minutes=1000"),
+    *("rotation=10", "random_erasing_prob=0.3", "mixup=0.2", "checkpoint_minutes=1000"),
 )
 EVERY = 3  # steps between checkpoints
 STEPS = 21  # of 57 images in batches of 8, three times
@@ -109,7 +109,7 @@ class Bench:
             [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in state["rows"]]
             for state in (one, two)
         ]
-        positions = [{k: v for k, v in state["position"].items() if k != "seconds"} for state in (one, two)]
+        positions = [{k: v for k, v in state["state"].items() if k != "seconds"} for state in (one, two)]
         tensors = [dict(flat(state)) for state in (one, two)]
         same = tensors[0].keys() == tensors[1].keys() and all(
             torch.equal(a, tensors[1][k]) for k, a in tensors[0].items()
@@ -221,7 +221,7 @@ def signals(bench: Bench) -> str:
         code = bench.run(name, lambda n=number: driver.signal_in_step(10, n))
         took.append(time.perf_counter() - start)
         bench.expect(code == 128 + number, f"{name}: left with {code}")
-        at = load_state(bench.folder / name / "last" / "state.pt")["position"]["step"]
+        at = load_state(bench.folder / name / "last" / "state.pt")["state"]["step"]
         bench.expect(at == 10, f"{name}: saved at step {at}, not at 10")
         bench.expect(bench.run(name, lambda: None, "--resume") == 0, f"{name}: the resumed run")
         bench.ends_like(name)

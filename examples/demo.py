@@ -53,6 +53,14 @@ def write_digits(folder: Path) -> None:
             Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC).save(target / f"{index:04d}.png")
 
 
+def write_list(folder: Path, file: Path) -> None:
+    """Write a list of the digits beside their folder, with the columns path, label and split."""
+    with file.open("w", encoding="utf-8") as rows:
+        rows.write("path,label,split\n")
+        for image in sorted(folder.rglob("*.png")):
+            rows.write(f"{image.relative_to(file.parent).as_posix()},{image.parent.name},{image.parent.parent.name}\n")
+
+
 def main() -> None:
     """Run the demonstration in a fresh ``demo/``."""
     start = time.perf_counter()
@@ -63,6 +71,7 @@ def main() -> None:
     command("predict", OUT / "photographs", "--topk", "3", "--sheet", OUT / "photographs.png")
     print("\n2. The same weights, fine-tuned to read real handwritten digits: 1,437 to learn from, 360 held out.")
     write_digits(OUT / "digits")
+    write_list(OUT / "digits", OUT / "digits.csv")
     command("train", OUT / "digits", "--recipe", "finetune", "--epochs", "15", "--set", "hflip=0", "--out", OUT / "run")
     print("\n3. The fine-tuned model on the 360 digits it has never seen.")
     command("eval", OUT / "digits" / "test", "--model", OUT / "run" / "last", "--report", OUT / "report")

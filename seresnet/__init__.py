@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from seresnet.inference.classifier import load
     from seresnet.quantization.quantize import quantize
     from seresnet.training.train import train
+    from seresnet.weights.create import create_model
     from seresnet.weights.index import list_models
-    from seresnet.weights.load import create_model
     from seresnet.weights.save import save
-    from seresnet.weights.timm_models import reparameterize
+    from seresnet.weights.timm_models import fuse, register_with_timm
 
 __all__ = [
     "Preprocess",
@@ -33,7 +33,8 @@ __all__ = [
     "list_models",
     "load",
     "quantize",
-    "reparameterize",
+    "register_with_timm",
+    "fuse",
     "save",
     "train",
 ]
@@ -42,12 +43,13 @@ _HOMES = {
     "Preprocess": "seresnet.data.preprocess",
     "SeresnetError": "seresnet.errors",
     "benchmark": "seresnet.benchmarking.benchmark",
-    "create_model": "seresnet.weights.load",
+    "create_model": "seresnet.weights.create",
     "evaluate": "seresnet.evaluation.evaluate",
     "list_models": "seresnet.weights.index",
     "load": "seresnet.inference.classifier",
     "quantize": "seresnet.quantization.quantize",
-    "reparameterize": "seresnet.weights.timm_models",
+    "register_with_timm": "seresnet.weights.timm_models",
+    "fuse": "seresnet.weights.timm_models",
     "save": "seresnet.weights.save",
     "train": "seresnet.training.train",
 }

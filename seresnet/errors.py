@@ -1,8 +1,8 @@
-"""The errors that a user can mend. Each message is one line, and says what to do."""
+"""The errors that a user can fix. Each message is one line, and says what to do."""
 
 
 class SeresnetError(Exception):
-    """Something that the user can mend: the command line prints the message alone and exits with 2."""
+    """A problem that the user can fix: the command line prints the message without a traceback and exits with 2."""
 
     exit_code = 2
 
@@ -16,12 +16,16 @@ class WeightsError(SeresnetError):
 
 
 class DataError(SeresnetError):
-    """A data set that is not laid out as it has to be."""
+    """A data set with an unexpected layout or content."""
 
 
 class ConfigError(SeresnetError):
-    """A setting that is unknown, or out of its range."""
+    """A setting that is unknown or out of range."""
+
+
+class ArgumentError(ConfigError, TypeError):
+    """An argument that a function does not have; a TypeError as well, as Python's own."""
 
 
 class DiskFullError(SeresnetError, OSError):
-    """No space left where something is written."""
+    """No space left on the device that is written to."""

@@ -1,4 +1,4 @@
-"""Measure models and engines side by side on this machine, and say how sure the figures are."""
+"""Compare models and engines on this machine in interleaved rounds, with medians and quartiles."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from seresnet.engines.registry import ENGINES
 from seresnet.errors import ConfigError
 from seresnet.inference.classifier import Classifier, load
 
-COMPILES_FOR_MINUTES = "torch-compile"  # and so is measured only where it is asked for
+COMPILES_FOR_MINUTES = "torch-compile"  # so it is measured only on request
 BATCH_SIZES = (1, 16)
 ROUNDS = 10
 VERSIONS = ("seresnet", "torch", "openvino", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One row of a benchmark: a model on an engine, ready to run."""
+class Candidate:
+    """A model on an engine, loaded."""
 
     name: str
     model: str
@@ -41,21 +41,21 @@ class Subject:
         return self.clf.preprocess.input_size
 
     def batch(self, size: int) -> NDArray[np.float32]:
-        """Return images as they come from preprocessing, float32 (size, C, H, W): the same for each subject."""
+        """Return preprocessed images, float32 (size, C, H, W): the same for each candidate."""
         return np.random.default_rng(0).standard_normal((size, *self.input_size), np.float32)
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of one subject with one batch size; the first subject is what the others are held against."""
+class BenchmarkResult:
+    """The result of one candidate with one batch size; the first candidate is the baseline."""
 
     timing: Timing
     description: str
-    speedup: Spread  # over the first subject, image for image
-    difference: float | None  # largest difference of logits from the first subject's, relative; None: another model
+    speedup: Spread  # over the baseline, per image
+    difference: float | None  # largest relative difference of logits from the baseline's; None: another model
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, milliseconds with their spread."""
+        """Return plain values; latencies in milliseconds with their quartiles."""
         return {
             "name": self.timing.name,
             "batch_size": self.timing.batch_size,
@@ -70,13 +70,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The rows of a benchmark, batch size by batch size, and the machine that they hold for."""
+    """The results of a benchmark by batch size, and the machine."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[BenchmarkResult, ...]
     machine: dict[str, Any]
-    skipped: tuple[str, ...] = ()  # what could not be opened here, and why
+    skipped: tuple[str, ...] = ()  # what could not be loaded here, and why
 
-    def of_batch(self, size: int) -> list[Row]:
+    def of_batch(self, size: int) -> list[BenchmarkResult]:
         """Return the rows of one batch size, in the order asked for."""
         return [row for row in self.rows if row.timing.batch_size == size]
 
@@ -100,48 +100,48 @@ def benchmark(
     precision: str = "auto",
     device: str | None = None,
     offline: bool | None = None,
-    on_open: Callable[[Subject], None] | None = None,
+    on_open: Callable[[Candidate], None] | None = None,
     on_round: Callable[[int, int], None] | None = None,
 ) -> Benchmark:
-    """Measure ``model`` on an engine against others, all in this process, in rounds that take turns.
+    """Compare the speed of ``model`` on an engine with others, all in this process, in interleaved rounds.
 
     ``against`` names the others: an engine ("torch") or a precision ("float32") or both ("onnxruntime:float32") for the
     same model, or another model (a name, directory, file, or hub repo) on the same engine. None: every engine but
-    "torch-compile", at every precision, that this machine has. The images are random numbers of each model's own size,
-    which take as long as real ones, and a bare architecture ("legacy_seresnet50") gets random weights. ``on_open`` is
-    told each subject that is ready, ``on_round`` batch size and round. Raises ConfigError for a setting that is unknown
-    or impossible here.
+    "torch-compile", at every precision, that this machine has. The images are random, of each model's input size,
+    and an architecture without a tag ("legacy_seresnet50") gets random weights. ``on_open`` is called with each
+    candidate that has been loaded, ``on_round`` with batch size and round. Raises ConfigError for a setting that is
+    unknown or not possible here.
     """
     check(batch_sizes, rounds)
-    subjects, skipped = open_subjects(model, against, engine, precision, device, offline, on_open)
-    rows: list[Row] = []
+    candidates, skipped = open_candidates(model, against, engine, precision, device, offline, on_open)
+    rows: list[BenchmarkResult] = []
     for size in dict.fromkeys(batch_sizes):
-        rows += _measure(subjects, size, rounds, on_round)
+        rows += _measure(candidates, size, rounds, on_round)
     return Benchmark(tuple(rows), machine(), tuple(skipped))
 
 
 def check(batch_sizes: Sequence[int], rounds: int) -> None:
-    """Raise ConfigError for numbers that cannot be measured with."""
+    """Raise ConfigError for batch sizes or rounds below 1."""
     if not batch_sizes or min(batch_sizes) < 1:
         raise ConfigError("batch sizes must be 1 or more")
     if rounds < 1:
         raise ConfigError(f"rounds must be 1 or more, not {rounds}; a spread needs several")
 
 
-def open_subjects(
+def open_candidates(
     model: str,
     against: Sequence[str] | None,
     engine: str,
     precision: str,
     device: str | None,
     offline: bool | None,
-    on_open: Callable[[Subject], None] | None = None,
-) -> tuple[list[Subject], list[str]]:
-    """Return what is to be measured, the model itself first, and what of "everything" this machine does not have."""
+    on_open: Callable[[Candidate], None] | None = None,
+) -> tuple[list[Candidate], list[str]]:
+    """Return the candidates, the model itself first, and which of the default ones cannot be loaded here."""
     wanted = [(model, engine, precision)]
     wanted += everything(model) if against is None else [named(spec, model, engine, precision) for spec in against]
     several = len({where for where, *_ in wanted}) > 1
-    subjects: list[Subject] = []
+    candidates: list[Candidate] = []
     skipped = []
     for place, (where, on, at) in enumerate(wanted):
         try:
@@ -152,16 +152,16 @@ def open_subjects(
             skipped.append(f"{on} {at}: {error}")
             continue
         name = f"{clf.engine.name} {clf.engine.precision}"
-        subject = Subject(f"{where}, {name}" if several else name, where, clf)
-        if subject.name not in {other.name for other in subjects}:  # "auto" may be one of the others
-            subjects.append(subject)
+        candidate = Candidate(f"{where}, {name}" if several else name, where, clf)
+        if candidate.name not in {other.name for other in candidates}:  # "auto" may be one of the others
+            candidates.append(candidate)
             if on_open:
-                on_open(subject)
-    return subjects, skipped
+                on_open(candidate)
+    return candidates, skipped
 
 
 def everything(model: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the model on every engine that starts at once, at every precision that needs no calibration."""
+    """Yield the model on every engine without a long compilation, at every precision without calibration."""
     for engine in ENGINES:
         for precision in ("float32", "bfloat16"):
             if engine != COMPILES_FOR_MINUTES:
@@ -169,9 +169,9 @@ def everything(model: str) -> Iterator[tuple[str, str, str]]:
 
 
 def named(spec: str, model: str, engine: str, precision: str) -> tuple[str, str, str]:
-    """Return model, engine and precision that an ``against`` names; what it leaves out is the first subject's.
+    """Return model, engine and precision that an ``against`` names; what it leaves out is the first candidate's.
 
-    An engine alone is taken at its own "auto" precision, as its users get it.
+    An engine alone uses its own "auto" precision.
     """
     first, _, second = spec.partition(":")
     if first in ENGINES and (second in PRECISIONS or not second):
@@ -182,7 +182,7 @@ def named(spec: str, model: str, engine: str, precision: str) -> tuple[str, str,
 
 
 def source_of(where: str) -> Any:
-    """Return what `load` takes: the name itself, or of a bare architecture a network with random weights."""
+    """Return what `load` takes: the name itself, or for an architecture a network with random weights."""
     from seresnet.models.variants import VARIANTS
 
     if where not in VARIANTS or Path(where).exists():
@@ -191,10 +191,10 @@ def source_of(where: str) -> Any:
 
 
 def random_network(architecture: str) -> Any:
-    """Return the network with random weights, the same each time; each block matters, none of its scales is zero."""
+    """Return the network with random weights, the same each time; no batch norm has a weight of zero."""
     import torch
 
-    from seresnet.weights.load import create_model
+    from seresnet.weights.create import create_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -206,18 +206,18 @@ def random_network(architecture: str) -> Any:
 
 
 def _measure(
-    subjects: Sequence[Subject], size: int, rounds: int, on_round: Callable[[int, int], None] | None
-) -> Iterator[Row]:
-    """Yield a row for each subject with batches of one size."""
-    batches = [subject.batch(size) for subject in subjects]
-    calls = [partial(subject.clf.logits, batch) for subject, batch in zip(subjects, batches, strict=True)]
+    candidates: Sequence[Candidate], size: int, rounds: int, on_round: Callable[[int, int], None] | None
+) -> Iterator[BenchmarkResult]:
+    """Yield the result of each candidate for one batch size."""
+    batches = [candidate.batch(size) for candidate in candidates]
+    calls = [partial(candidate.clf.logits, batch) for candidate, batch in zip(candidates, batches, strict=True)]
     logits = [call() for call in calls]
-    figures = interleaved(calls, rounds, on_round=partial(on_round, size) if on_round else None)
-    timings = [Timing(s.name, size, tuple(f)) for s, f in zip(subjects, figures, strict=True)]
-    for subject, timing, answer in zip(subjects, timings, logits, strict=True):
-        same = subject.model == subjects[0].model
+    medians = interleaved(calls, rounds, on_round=partial(on_round, size) if on_round else None)
+    timings = [Timing(s.name, size, tuple(f)) for s, f in zip(candidates, medians, strict=True)]
+    for candidate, timing, answer in zip(candidates, timings, logits, strict=True):
+        same = candidate.model == candidates[0].model
         difference = relative_difference(answer, logits[0]) if same else None
-        yield Row(timing, subject.clf.engine.describe(), timing.speedup_over(timings[0]), difference)
+        yield BenchmarkResult(timing, candidate.clf.engine.describe(), timing.speedup_over(timings[0]), difference)
 
 
 def relative_difference(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
@@ -226,7 +226,7 @@ def relative_difference(logits: NDArray[np.float32], reference: NDArray[np.float
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, cores, threads and versions."""
+    """Return what the results depend on: processor, cores, threads and versions."""
     versions = {"python": platform.python_version()}
     for name in VERSIONS:
         try:
@@ -236,7 +236,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": described_processor(),
         "cores": usable_cores(),
-        "threads_asked_for": os.environ.get("OMP_NUM_THREADS", "one a core"),
+        "num_threads": os.environ.get("OMP_NUM_THREADS", "one per core"),
         "platform": platform.platform(),
         "versions": versions,
     }

@@ -1,4 +1,4 @@
-"""The report of a benchmark: a table for people, JSON, CSV and a picture."""
+"""The report of a benchmark: a text table, JSON, CSV and a plot."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from seresnet.benchmarking.benchmark import Benchmark, Row
+    from seresnet.benchmarking.benchmark import Benchmark, BenchmarkResult
 
 COLUMNS = ("name", "batch_size", "images_per_second", "difference_of_logits", "engine")  # of the CSV, as they are
 SPREADS = ("latency_ms", "speedup_over_first")  # of the CSV, with their quartiles
 
 
 def write_benchmark(benchmark: Benchmark, folder: Path, exist_ok: bool = False) -> Path:
-    """Write ``benchmark.json``, ``benchmark.csv`` and ``benchmark.png``, each whole or not there."""
+    """Write ``benchmark.json``, ``benchmark.csv`` and ``benchmark.png``, each atomically."""
     check_report_folder(folder, exist_ok)
     picture = draw([[row.timing for row in benchmark.of_batch(size)] for size in benchmark.batch_sizes])
     write_text(folder / "benchmark.json", json.dumps(benchmark.to_dict(), indent=2) + "\n")
@@ -39,16 +39,14 @@ def heading(benchmark: Benchmark) -> str:
     """Return the machine in one line."""
     machine = benchmark.machine
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items() if found != "not installed")
-    return f"{machine['cpu']}, {machine['cores']} cores; threads: {machine['threads_asked_for']}; {versions}"
+    return f"{machine['cpu']}, {machine['cores']} cores; threads: {machine['num_threads']}; {versions}"
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a table of one batch size; the first is its heading."""
+def table(rows: Sequence[BenchmarkResult]) -> list[str]:
+    """Return the lines of the table of one batch size, its header first."""
     width = max([len(row.timing.name) for row in rows] + [len("batch 1000")])
     size = f"batch {rows[0].timing.batch_size}"
-    lines = [
-        f"{size:{width}}  {'latency, ms':>11}  {'quartiles':>17}  {'images/s':>9}  {'times as fast':>26}  its logits"
-    ]
+    lines = [f"{size:{width}}  {'latency, ms':>11}  {'quartiles':>17}  {'images/s':>9}  {'speedup':>26}  logits"]
     for row in rows:
         compared = "" if row is rows[0] else _difference(row)
         latency, times = row.timing.latency_ms, row.speedup
@@ -62,10 +60,10 @@ def table(rows: Sequence[Row]) -> list[str]:
 def draw(
     panels: Sequence[Sequence[Timing]], title: str = "", marks: Sequence[str] = (), titles: Sequence[str] = ()
 ) -> Figure:
-    """Draw latencies as bars with their quartiles, one panel a batch size, the first subject on top.
+    """Draw latencies as bars with their quartiles, one panel per batch size, the first candidate on top.
 
     Bars whose name starts with one of ``marks`` are blue, the others grey; without marks the first is blue. ``titles``
-    are those of the panels, two of which stand side by side.
+    are those of the panels, two per line.
     """
     columns = min(2, len(panels))
     lines = ceil(len(panels) / columns)
@@ -101,7 +99,7 @@ def _bars(axes: Axes, timings: Sequence[Timing], colors: Sequence[str]) -> None:
 
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:
-    """Return how far quartiles lie below and above the medians."""
+    """Return the distances of the quartiles from the medians."""
     return [
         [spread.median - spread.lower_quartile for spread in spreads],
         [spread.upper_quartile - spread.median for spread in spreads],
@@ -112,11 +110,11 @@ def _images(count: int) -> str:
     return "one image" if count == 1 else f"{count} images"
 
 
-def _difference(row: Row) -> str:
-    """Return how far the logits are from the first subject's, in words."""
+def _difference(row: BenchmarkResult) -> str:
+    """Return the difference of the logits from the baseline's, as text."""
     if row.difference is None:
-        return "of another model"
-    return f"differ by {row.difference:.1e}" if row.difference else "the same"
+        return "other model"
+    return f"differ by {row.difference:.1e}" if row.difference else "equal"
 
 
 def _csv(benchmark: Benchmark) -> str:

@@ -1,4 +1,4 @@
-"""The command line: one file a verb. This one parses, calls the verb, and turns every way to fail into one line."""
+"""The command line, one file per verb. This one parses, calls the verb, and prints any failure as one line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from difflib import get_close_matches
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from seresnet.cli.arguments import STDIN
+from seresnet.cli.streams import Terminated, handled_signals
 from seresnet.common.extras import extra_behind
-from seresnet.common.text import printable
+from seresnet.common.files import disk_full
+from seresnet.common.text import one_line, printable
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__
 
@@ -24,18 +26,18 @@ VERBS = {
         "SOURCE...",
         "Classify images: files, folders, globs, or a list on stdin.",
     ),
-    "eval": ("seresnet.cli.eval:evaluate", "DATA", "Measure a model on labelled images."),
+    "eval": ("seresnet.cli.eval:evaluate", "DATA", "Evaluate a model on labelled images."),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
-    "pack": ("seresnet.cli.pack:pack", "DATA", "Put labelled images into tar shards."),
+    "pack": ("seresnet.cli.pack:pack", "DATA", "Pack labelled images into tar shards."),
     "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),
     "benchmark": (
         "seresnet.cli.benchmark:benchmark",
         "",
-        "Measure how fast models and engines are on this machine.",
+        "Compare the speed of models, engines and precisions on this machine.",
     ),
-    "models": ("seresnet.cli.models:models", "[PATTERN]", "List the networks, and the weights that have a name."),
-    "card": ("seresnet.cli.card:card", "MODEL", "Show what is known about one model."),
-    "doctor": ("seresnet.cli.doctor:doctor", "", "Check this installation, and show what it runs on."),
+    "models": ("seresnet.cli.models:models", "[PATTERN]", "List architectures and pretrained weights."),
+    "card": ("seresnet.cli.card:card", "MODEL", "Show a model: accuracy, preprocessing, training, source, license."),
+    "doctor": ("seresnet.cli.doctor:doctor", "", "Check the installation and show the hardware."),
 }
 
 
@@ -47,7 +49,7 @@ def make_app(asked: str | None = None) -> App:
     app = App(
         name="seresnet",
         usage="Usage: seresnet COMMAND",
-        help="SE-ResNets: classify images, train on your own, and measure what came of it.",
+        help="SE-ResNets: classify images, train on your own images, evaluate.",
         help_epilogue="Every command takes --debug, which shows the traceback of an error.",
         help_format="markdown",
         version=__version__,
@@ -69,14 +71,17 @@ def run(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
     try:
-        result = make_app(tokens[0] if tokens else None)(
-            tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
-        )
-        sys.stdout.flush()
+        with handled_signals():
+            result = make_app(tokens[0] if tokens else None)(
+                tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
+            )
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
         _silence_stdout()
         return 128 + signal.SIGPIPE
+    except Terminated:
+        return _fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -84,6 +89,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug and not isinstance(error, CycloptsError):
             raise
+        if _stdout_failed(error):
+            return _fail(f"stdout cannot be written to ({one_line(error)}): the results are cut short", 2)
         return _fail(explain(error), error.exit_code if isinstance(error, SeresnetError) else 2)
 
 
@@ -121,6 +128,18 @@ def _fail(reason: str, code: int) -> int:
     """Print the one line, and return the exit code."""
     print(f"seresnet: error: {printable(reason)}", file=sys.stderr)
     return code
+
+
+def _stdout_failed(error: Exception) -> bool:
+    """Return whether stdout cannot be written to, such as for a full disk; what is buffered for it is given up."""
+    if isinstance(error, SeresnetError) or not isinstance(error, OSError) or error.filename is not None:
+        return False
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+        return True
+    return disk_full(error)
 
 
 def _silence_stdout() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from seresnet.benchmarking.benchmark import Benchmark, Subject
+    from seresnet.benchmarking.benchmark import Benchmark
 
-PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
+PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 
 
 def benchmark(
@@ -23,39 +23,41 @@ def benchmark(
     against: Annotated[
         list[str] | None,
         Parameter(
-            help="Engines (torch), precisions (float32), both (torch:float32), or models; by default all engines.",
+            help="Engines (torch), precisions (float32), both (torch:float32), or models (default: all engines).",
             consume_multiple=True,
         ),
     ] = None,
-    batch_size: Annotated[
-        list[int] | None, Parameter(help="Images at once, one or several.", consume_multiple=True)
-    ] = None,
-    rounds: Annotated[int, Parameter(help="Rounds in which all take turns, for each batch size.")] = 10,
-    engine: Annotated[str, Parameter(help="What runs --model.")] = "auto",
+    batch_size: Annotated[list[int] | None, Parameter(help="Batch sizes.", consume_multiple=True)] = None,
+    rounds: Annotated[int, Parameter(help="Rounds per batch size; each candidate runs once per round.")] = 10,
+    engine: Annotated[str, Parameter(help="Inference engine of --model.")] = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16", "int8"], Parameter(help="What --model computes in.")
+        Literal["auto", "float32", "bfloat16", "float16", "int8"], Parameter(help="Numeric precision of --model.")
     ] = "auto",
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1; by default a GPU where there is one.")] = None,
-    out: Annotated[Path | None, Parameter(help="Write JSON, CSV and a picture into this folder.")] = None,
-    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")] = None,
+    out: Annotated[Path | None, Parameter(help="Write JSON, CSV and a plot into this folder.")] = None,
+    offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the report in --out.")] = False,
 ) -> int:
-    """Measure a model against other engines, precisions or models, on random images of its own size.
+    """Compare the speed of a model with other engines, precisions or models, on random images of its input size.
 
-    All take turns in this one process, in rounds whose order changes; figures are medians of the rounds with their
-    quartiles, and ratios are taken within a round. Close other programs first. A bare architecture gets random weights.
+    All candidates run in this process, in rounds with a shuffled order; the results are medians over the rounds with
+    quartiles, and ratios are taken within a round. Close other programs first. An architecture without a tag gets
+    random weights.
     """
     from seresnet.benchmarking.benchmark import BATCH_SIZES, check
     from seresnet.benchmarking.benchmark import benchmark as measure
     from seresnet.benchmarking.report import write_benchmark
     from seresnet.common.files import check_report_folder
+    from seresnet.common.progress import Progress
+    from seresnet.common.text import printable
     from seresnet.inference.classifier import DEFAULT_MODEL
 
     sizes = batch_size or list(BATCH_SIZES)
     check(sizes, rounds)
     if out is not None:
         check_report_folder(out, exist_ok)
-    with _Progress(rounds, len(set(sizes))) as progress:
+    total, done = rounds * len(set(sizes)), count(1)
+    with Progress(seconds=PLAIN_SECONDS) as progress:
         result = measure(
             model or DEFAULT_MODEL,
             against,
@@ -65,8 +67,8 @@ def benchmark(
             precision,
             device,
             offline or None,
-            progress.opened,
-            progress.round,
+            lambda candidate: progress.say(f"{printable(candidate.name)}: {candidate.clf.engine.describe()}"),
+            lambda size, _: progress.update("rounds", next(done), total, f"batch {size}"),
         )
     _show(result)
     if out is not None:
@@ -74,46 +76,8 @@ def benchmark(
     return 0
 
 
-class _Progress:
-    """Name what is ready, and count rounds: as a bar on a terminal, now and then as a plain line elsewhere."""
-
-    def __init__(self, rounds: int, sizes: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._total, self._done, self._last = rounds * sizes, 0, time.monotonic()
-        console = Console(stderr=True)
-        columns = BarColumn(36), MofNCompleteColumn(), TextColumn("rounds, {task.description}"), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def opened(self, subject: Subject) -> None:
-        """Say that a subject is ready."""
-        from seresnet.common.text import printable
-
-        print(f"{printable(subject.name)}: {subject.clf.engine.describe()}", file=sys.stderr, flush=True)
-
-    def round(self, size: int, index: int) -> None:
-        """Count a round."""
-        self._done += 1
-        if self._bar:
-            if not self._bar.tasks:
-                self._bar.add_task("", total=self._total)
-                self._bar.start()
-            self._bar.update(self._bar.tasks[0].id, completed=self._done, description=f"batch {size}")
-        elif time.monotonic() - self._last > PLAIN_SECONDS:
-            self._last = time.monotonic()
-            print(f"batch {size}: round {index}", file=sys.stderr, flush=True)
-
-
 def _show(result: Benchmark) -> None:
-    """Print the machine and a table a batch size to stdout."""
+    """Print the machine, and a table per batch size, to stdout."""
     from rich.console import Console
 
     from seresnet.benchmarking.report import heading, table

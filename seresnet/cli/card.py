@@ -1,4 +1,4 @@
-"""``seresnet card``: what is known about one model, and which of it is published and which measured."""
+"""``seresnet card``: facts about one model, published and measured ones apart."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def card(
     model: Annotated[str, Parameter(help="A name (see `seresnet models`), a directory, a file, or hf-hub:user/repo.")],
     /,
 ) -> int:
-    """Show what is known about one model.
+    """Show a model: accuracy, preprocessing, training, source, license.
 
-    Published figures are the ones of its authors; measured ones were counted here, on the network itself. Nothing is
-    downloaded but, for a repository on the Hub, its config.json.
+    Published numbers are those of the sources named; measured ones are computed here, on the network itself. Only the
+    config.json of a repository on the Hugging Face Hub is downloaded.
     """
     from rich.console import Console
     from rich.text import Text
@@ -46,9 +46,9 @@ def described(name: str) -> tuple[SEResNet, Entry | None]:
     import torch
 
     from seresnet.models.variants import VARIANTS, build
+    from seresnet.weights.create import create_model
     from seresnet.weights.index import default_entry, default_transform, entries
     from seresnet.weights.labels import imagenet_1k
-    from seresnet.weights.load import create_model
 
     entry = entries().get(name) or (default_entry(name) if name in VARIANTS else None)
     if (entry is None and name not in VARIANTS) or (entry and entry.bundled):
@@ -95,7 +95,7 @@ def architecture(network: SEResNet) -> Iterator[Fact]:
 
 
 def accuracy(entry: Entry | None) -> Iterator[Fact]:
-    """Yield the published figures; those of bundled models were measured by this project."""
+    """Yield the published accuracy at each size and crop; that of bundled models was measured by this project."""
     if entry is None:
         return
     where = "test images" if entry.bundled else "ImageNet-1k validation, single center crop"
@@ -117,7 +117,7 @@ def preprocessing(network: SEResNet) -> Iterator[Fact]:
     yield "size", f"{channels} channels, {height} x {width} pixels"
     yield "resize", f"{transform.interpolation}, {transform.crop_mode} crop of {transform.crop_pct:g}"
     yield "mean", ", ".join(f"{value:g}" for value in transform.mean)
-    yield "deviation", ", ".join(f"{value:g}" for value in transform.std)
+    yield "std", ", ".join(f"{value:g}" for value in transform.std)
 
 
 def training(settings: Mapping[str, Any]) -> Iterator[Fact]:
@@ -144,7 +144,7 @@ def source(name: str, network: SEResNet, entry: Entry | None) -> Iterator[Fact]:
         yield "license", entry.license or "unknown: ask the authors"
         yield (
             "on this machine",
-            {"to download": "no: it is downloaded when it is first used"}.get((there := availability(entry)), there),
+            {"to download": "no: downloaded at first use"}.get((there := availability(entry)), there),
         )
     shown: Any = entry.name if entry else name
     yield "use it", f"seresnet predict IMAGE --model {shown}"

@@ -1,4 +1,4 @@
-"""``seresnet doctor``: what is installed, what it runs on, and whether the bundled weights are whole."""
+"""``seresnet doctor``: versions, extras, hardware, caches, and a check of the bundled weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from seresnet.common.extras import EXTRAS
 from seresnet.common.machine import processor
+from seresnet.common.text import one_line
 from seresnet.errors import SeresnetError
 from seresnet.version import __version__
 
@@ -31,21 +32,33 @@ CPU_FEATURES = (
     "bf16",
 )
 
-CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyyaml", "cyclopts", "rich", "openvino")
+CORE = (
+    "torch",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "huggingface_hub",
+    "httpx2",
+    "filelock",
+    "platformdirs",
+    "braceexpand",
+    "pyyaml",
+    "cyclopts",
+    "rich",
+    "openvino",
+)
 
-Fact = tuple[str, str, bool | None]  # what, its value, whether it is as it should be; None: not there, and no fault
+Fact = tuple[str, str, bool | None]  # what, its value, whether it is right; None: missing, which is not a problem
 MARKS = {True: ("  ✓ ", "green"), None: ("  - ", "dim"), False: ("  ✗ ", "bold red")}
 
 
 def doctor(
     *,
-    clear_cache: Annotated[
-        bool, Parameter(help="Throw away the converted models of the cache, and do no more.")
-    ] = False,
+    clear_cache: Annotated[bool, Parameter(help="Delete cached models and exit.")] = False,
 ) -> int:
-    """Check this installation, and show what it runs on.
+    """Check the installation and show the hardware.
 
-    The exit code is 1 if something is not as it should be; a missing extra is no fault.
+    The exit code is 1 if there is a problem; a missing extra is not one.
     """
     if clear_cache:
         return _clear_cache()
@@ -65,13 +78,16 @@ def doctor(
             faults += good is False
             console.print(Text.assemble(MARKS[good], what.ljust(20), " ", value), soft_wrap=True)
     console.print(
-        Text("all is well" if not faults else f"{faults} to mend", "bold green" if not faults else "bold red")
+        Text(
+            "no problems" if not faults else f"{faults} problem{'s' if faults > 1 else ''}: see the lines marked ✗",
+            "bold green" if not faults else "bold red",
+        )
     )
     return 1 if faults else 0
 
 
 def versions() -> Iterator[Fact]:
-    """Yield the versions of what is always needed."""
+    """Yield the versions of the required packages."""
     yield "seresnet", __version__, True
     yield "python", f"{platform.python_version()} on {platform.platform()}", True
     for name in CORE:
@@ -80,7 +96,7 @@ def versions() -> Iterator[Fact]:
 
 
 def extras() -> Iterator[Fact]:
-    """Yield each extra: there, or the command that brings it."""
+    """Yield each extra: installed, or the command that installs it."""
     for extra in dict.fromkeys(EXTRAS.values()):
         modules = [module for module, owner in EXTRAS.items() if owner == extra]
         missing = [module for module in modules if find_spec(module) is None]
@@ -109,7 +125,7 @@ def machine() -> Iterator[Fact]:
 
 
 def openvino_devices() -> Iterator[Fact]:
-    """Yield each device that OpenVINO sees, with the number formats that it names, and which one "auto" is."""
+    """Yield each device that OpenVINO sees, with the dtypes that it reports, and which one "auto" is."""
     from seresnet.engines.openvino.package import import_openvino
     from seresnet.engines.registry import engine_class
 
@@ -122,23 +138,43 @@ def openvino_devices() -> Iterator[Fact]:
             auto = f", auto is {engine_class('openvino').resolve('auto')}" if device == "CPU" else ""
             yield f"openvino {device}", f"{name}: {formats}{auto}", True
     except (ImportError, OSError, RuntimeError) as error:
-        yield "openvino", f"does not work ({' '.join(str(error).split())}): torch runs in its place", False
+        yield "openvino", f"does not work ({one_line(error)}): using torch instead", False
 
 
 def weights() -> Iterator[Fact]:
     """Yield where weights are kept and come from, and each bundled one after loading it and running it once."""
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE)
-    there = cache if cache.is_dir() else next(parent for parent in cache.parents if parent.is_dir())
-    writable = os.access(there, os.W_OK)
-    free = f"{_size(shutil.disk_usage(there).free)} free"
-    where = free if writable else "cannot be written to: set HF_HOME to another place"
-    yield "downloads to", f"{cache} ({where})", writable
+    from seresnet.weights.fetch import mirror, torch_hub, weights_folder
+
+    try:
+        yield _place("release files to", weights_folder(), "SERESNET_CACHE")
+        given = mirror()
+        if given is not None:
+            there = isinstance(given, str) or given.is_dir()
+            yield "weights mirror", str(given) if there else f"{given}: no such folder (SERESNET_WEIGHTS_MIRROR)", there
+    except SeresnetError as error:
+        yield "release files to", str(error), False
+    if (torch_hub() / "checkpoints").is_dir():
+        yield "torch.hub's files", str(torch_hub() / "checkpoints"), True
+    yield _place("Hub repositories to", Path(constants.HF_HUB_CACHE), "HF_HOME")
     source = "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
-    yield "downloads from", source, True
+    yield "Hub", source, True
+    yield "sources", "run `seresnet models --check-sources` to see whether they answer", None
     yield from bundled()
     yield converted()
+
+
+def _place(what: str, folder: Path, variable: str) -> Fact:
+    """Return a folder for downloads, the space that is free, and whether it can be written to."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    writable = os.access(there, os.W_OK)
+    free = f"{_size(shutil.disk_usage(there).free)} free"
+    return (
+        what,
+        f"{folder} ({free if writable else f'cannot be written to: set {variable} to another place'})",
+        writable,
+    )
 
 
 def bundled() -> Iterator[Fact]:
@@ -178,7 +214,8 @@ def _clear_cache() -> int:
     from seresnet.inference.cache import Cache
 
     cache = Cache()
-    print(f"{cache.clear()} converted models thrown away: {cache.folder}")
+    count = cache.clear()
+    print(f"{count} converted model{'' if count == 1 else 's'} deleted: {cache.folder}")
     return 0
 
 

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from seresnet.data.dataset import ImageSet
     from seresnet.evaluation.result import Evaluation
 
 SHOWN = 5  # lowest classes, and most frequent confusions, in the table
@@ -25,6 +26,12 @@ def evaluate(
     *,
     model: Annotated[
         str | None, Parameter(help="A name (see seresnet models), a directory, a file, or hf-hub:user/repo.")
+    ] = None,
+    split: Annotated[
+        str | None, Parameter(help="train, validation or test (default: test, else validation, else train).")
+    ] = None,
+    labels: Annotated[
+        str | None, Parameter(help="Class names in place of the model's: a file with one a line, or imagenet-1k.")
     ] = None,
     report: Annotated[Path | None, Parameter(help="Write metrics, tables and plots into this folder.")] = None,
     format: Annotated[Literal["table", "json"], Parameter(help="Output format on stdout.")] = "table",
@@ -42,14 +49,17 @@ def evaluate(
         Path | None, Parameter(help="Representative images for int8 calibration (about 300 are enough).")
     ] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
+    max_megapixels: Annotated[
+        float | None, Parameter(help="Refuse larger images (default: 178.96, the limit of Pillow).")
+    ] = None,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the report in --report.")] = False,
 ) -> int:
     """Evaluate a model on labelled images: accuracy, metrics of each class, confusion matrix, calibration.
 
     Each image counts once; the exit code is 1 if one could not be read. The folders of DATA have the names of the
-    model's classes, or their WordNet ids. For several labels an image: average precision, F1, exact matches. A report
-    holds metrics.json, per_class.csv, predictions.csv, for one label an image confusion.csv, and plots.
+    model's classes, or their WordNet ids. For several labels per image: average precision, F1, exact matches. A report
+    contains metrics.json, per_class.csv, predictions.csv, for one label per image confusion.csv, and plots.
     """
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.common.files import check_report_folder
@@ -60,7 +70,7 @@ def evaluate(
 
     if report is not None:
         check_report_folder(report, exist_ok)
-    images = open_labelled(data, offline or None)
+    images = open_labelled(data, offline or None, split)
     name = model or DEFAULT_MODEL
     clf = load(
         name,
@@ -69,16 +79,31 @@ def evaluate(
         device=device,
         offline=offline or None,
         calibration=calibration,
+        labels=labels,
     )
+    if max_megapixels is not None:
+        clf.max_pixels = int(max_megapixels * 1e6)
     announce(clf, model)
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
         evaluation = measure(clf, images, batch_size, workers, progress.advance)
     print(progress.summary(), file=sys.stderr)
+    if known := _trained_on(name, images):
+        print(f"note: the model was trained on {known:,} of these images", file=sys.stderr)
     if report is not None:
         write_report(evaluation, report, exist_ok=exist_ok)
         print(f"report in {report}", file=sys.stderr)
     _show(evaluation, format)
     return 1 if evaluation.unreadable else 0
+
+
+def _trained_on(model: object, images: ImageSet) -> int | None:
+    """Return how many of the images a model directory was trained on, by content; None where nobody knows."""
+    from seresnet.data.dataset import Stream
+    from seresnet.data.image_hashes import count_trained_on
+
+    if not isinstance(model, str | Path) or not Path(model).is_dir() or isinstance(images.samples, Stream):
+        return None
+    return count_trained_on(Path(model), (image for image, _ in images.samples))
 
 
 def _show(evaluation: Evaluation[Any], format: str) -> None:
@@ -96,7 +121,7 @@ def _show(evaluation: Evaluation[Any], format: str) -> None:
 
 
 def _table(e: Evaluation[Any]) -> Iterator[Text]:
-    """Yield the lines for people: metrics, then the lowest classes and the most frequent confusions."""
+    """Yield the lines of the text report: metrics, lowest classes, most frequent confusions."""
     from rich.text import Text
 
     from seresnet.common.text import printable

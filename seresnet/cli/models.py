@@ -1,4 +1,4 @@
-"""``seresnet models``: the networks and the weights that have a name."""
+"""``seresnet models``: architectures and pretrained weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.markup import escape
+
+from seresnet.common.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,30 +20,46 @@ if TYPE_CHECKING:
 
 def models(
     pattern: Annotated[
-        str | None, Parameter(help="Part of a name, or a pattern such as `legacy_*`; by default all.")
+        str | None, Parameter(help="Part of a name, or a pattern such as `legacy_*` (default: all).")
     ] = None,
     /,
     *,
-    pretrained: Annotated[bool, Parameter(help="List the weights instead, with their published accuracy.")] = False,
-    format: Annotated[Literal["table", "json"], Parameter(help="Form of the list.")] = "table",
+    pretrained: Annotated[bool, Parameter(help="List pretrained weights, with their published accuracy.")] = False,
+    check_sources: Annotated[
+        bool, Parameter(help="Ask each source of the weights for its headers; exit code 1 if one does not answer.")
+    ] = False,
+    format: Annotated[Literal["table", "json"], Parameter(help="Output format.")] = "table",
 ) -> int:
-    """List the networks, and the weights that have a name.
+    """List architectures and pretrained weights.
 
-    A network's name stands for the first of its weights; a weight's name is NETWORK.TAG.
+    The name of an architecture means its first weights; the name of weights is ARCHITECTURE.TAG.
     """
     from seresnet.weights.index import list_models
 
+    given = pattern
     if pattern is not None and not set(pattern) & set("*?["):
         pattern = f"*{pattern}*"
-    names = list_models(pattern, pretrained)
+    names = list_models(pattern, pretrained or check_sources)
+    if check_sources and names:
+        return _check_sources(names, format)
     rows = [weight_facts(name) if pretrained else network_facts(name) for name in names]
     if format == "json":
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     elif rows:
         _print(_weights_table(rows) if pretrained else _networks_table(rows))
     if not rows:
-        print("no name matches; see them all with `seresnet models`", file=sys.stderr)
+        print(f"no name matches {printable(given or '')}; {_suggestion(given or '')}", file=sys.stderr)
     return 0
+
+
+def _suggestion(name: str) -> str:
+    """Return the nearest names of architectures and weights, for a name that nothing matches."""
+    from difflib import get_close_matches
+
+    from seresnet.weights.index import list_models
+
+    near = get_close_matches(name, [*list_models(), *list_models(pretrained=True)], 3, 0.6)
+    return f"did you mean {' or '.join(near)}?" if near else "run `seresnet models` to list the names"
 
 
 def network_facts(name: str) -> dict[str, Any]:
@@ -60,7 +79,7 @@ def network_facts(name: str) -> dict[str, Any]:
 
 
 def weight_facts(name: str) -> dict[str, Any]:
-    """Return what the index knows of a weight: accuracy in percent, published or, of bundled weights, measured."""
+    """Return the facts of a weight: accuracy in percent, published or, of bundled weights, measured."""
     from seresnet.weights.index import entries
 
     entry = entries()[name]
@@ -77,13 +96,35 @@ def weight_facts(name: str) -> dict[str, Any]:
 
 
 def availability(entry: Entry) -> str:
-    """Return "bundled", "downloaded" (it is in the cache) or "to download"."""
+    """Return "bundled", "downloaded" (a file of it is on this machine) or "to download"."""
     if entry.bundled:
         return "bundled"
-    from huggingface_hub import try_to_load_from_cache
+    from seresnet.weights.fetch import local_files
 
-    cached = entry.hub is not None and isinstance(try_to_load_from_cache(entry.hub, "model.safetensors"), str)
-    return "downloaded" if cached else "to download"
+    return "downloaded" if any(local_files(entry)) else "to download"
+
+
+def _check_sources(names: list[str], format: str) -> int:
+    """Print what each source of these weights answers; return 1 if one does not have the file."""
+    from dataclasses import asdict
+
+    from seresnet.weights.check_sources import check_sources
+    from seresnet.weights.index import entries
+
+    checks = list(check_sources(entries()[name] for name in names))
+    if format == "json":
+        print(json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False))
+    else:
+        table = _table("weights", "source", "answers", "bytes", "SHA-256", "address")
+        for check in checks:
+            answers = "[green]yes" if check.problem is None else f"[bold red]no[/]: {escape(check.problem)}"
+            size = "" if check.size is None else f"{check.size:,}"
+            table.add_row(check.name, check.kind, answers, size, check.sha256_head or "", escape(check.url))
+        _print(table)
+    failed = [check for check in checks if check.problem is not None]
+    if failed:
+        print(f"{len(failed)} of {len(checks)} sources do not have the file", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _networks_table(rows: list[dict[str, Any]]) -> Table:
@@ -124,7 +165,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
     table.add_column(columns[0], style="bold", overflow="fold")  # names are never cut
     for column in columns[1:]:
-        right = column.endswith("%") or column in ("classes", "pixels", "crop")
+        right = column.endswith("%") or column in ("classes", "pixels", "crop", "bytes")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     return table
 

@@ -5,28 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from seresnet.common.files import disk_full, growing_file
 from seresnet.common.text import printable
-from seresnet.errors import ConfigError
+from seresnet.errors import ConfigError, DiskFullError
 from seresnet.inference.prediction import Prediction
 
-FORMATS = ("table", "json", "jsonl", "csv")
 BAR_WIDTH = 24
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that spreadsheets take for a formula (OWASP)
 
 
 class JsonLines:
-    """One JSON object an image, on a line of its own."""
+    """JSON lines: one object per image."""
 
     header = footer = ""
 
@@ -50,12 +51,16 @@ class JsonArray(JsonLines):
 
 
 class Csv:
-    """``path,label_1,probability_1,...,error``; the classes are empty where there is an error."""
+    """``path,label_1,probability_1,...,error``; the classes are empty where there is an error.
+
+    ``terminal``: control characters are escaped; ``spreadsheet``: cells that would be formulas get an apostrophe.
+    """
 
     footer = ""
 
-    def __init__(self, topk: int) -> None:
+    def __init__(self, topk: int, terminal: bool = False, spreadsheet: bool = False) -> None:
         self._width = 2 * topk
+        self._terminal, self._spreadsheet = terminal, spreadsheet
         columns = [name for k in range(1, topk + 1) for name in (f"label_{k}", f"probability_{k}")]
         self.header = _csv_line(["path", *columns, "error"])
 
@@ -64,11 +69,15 @@ class Csv:
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
         cells = [cell for label, probability in pairs for cell in (label, f"{probability:.6g}")]
         cells += [""] * (self._width - len(cells))
-        return _csv_line([prediction.path or "", *cells, prediction.error or ""])
+        return _csv_line([self._cell(cell) for cell in (prediction.path or "", *cells, prediction.error or "")])
+
+    def _cell(self, cell: str) -> str:
+        cell = printable(cell) if self._terminal else cell
+        return f"'{cell}" if self._spreadsheet and cell.startswith(FORMULA) else cell
 
 
 class PlainTable:
-    """One aligned line an image, for logs and pipes. ``first`` predictions set the widths of the columns."""
+    """One aligned line per image, for logs and pipes. The ``first`` predictions set the column widths."""
 
     header = footer = ""
 
@@ -87,7 +96,7 @@ class PlainTable:
 
 
 class BarTable:
-    """A line a class with its probability as a bar, for people at a terminal."""
+    """One line per class with its probability as a bar, for terminals."""
 
     header = footer = ""
 
@@ -126,14 +135,14 @@ class BarTable:
 Rows = JsonLines | Csv | PlainTable | BarTable
 
 
-def rows_for(format: str, topk: int, first: Sequence[Prediction], stream: TextIO) -> Rows:
+def rows_for(format: str, topk: int, first: Sequence[Prediction], stream: TextIO, spreadsheet: bool = False) -> Rows:
     """Return the writer of a format; a table is drawn with bars where the stream is a terminal."""
     if format == "json":
         return JsonArray()
     if format == "jsonl":
         return JsonLines()
     if format == "csv":
-        return Csv(topk)
+        return Csv(topk, stream.isatty(), spreadsheet)
     return BarTable(first, Console(file=stream)) if stream.isatty() else PlainTable(first)
 
 
@@ -141,29 +150,60 @@ def rows_for(format: str, topk: int, first: Sequence[Prediction], stream: TextIO
 def results_to(out: Path | None) -> Iterator[TextIO]:
     """Open where results go, as UTF-8: stdout, or a file that appears under its name once it is whole.
 
-    Until then the rows are in ``<name>.partial`` beside it, which stays when the run is cut short. File names that are
-    not UTF-8 go out as the bytes that they are.
+    Until then the rows are in ``<name>.<random>.partial`` beside it, which stays when the run is cut short. File names
+    that are not UTF-8 go out as the bytes that they are.
     """
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdout
-        return
-    target = out.resolve()  # through symbolic links, so that the link stays one
-    special = target.exists() and not target.is_file()  # a device or a pipe cannot be renamed over
-    partial = target if special else target.with_name(target.name + ".partial")
-    try:
-        with _open(partial, out) as stream:
+    elif out.exists() and not out.is_file():  # a device or a pipe, which no file can take the place of
+        with out.open("wb") as file, _opened(out, file) as stream:
             yield stream
-            if not special:
-                stream.flush()
-                os.fsync(stream.fileno())
-    except BaseException:
-        if not special:
-            print(f"seresnet: cut short; the results up to here are in {printable(str(partial))}", file=sys.stderr)
+    else:
+        with _kept_when_cut_short(out) as stream:
+            yield stream
+
+
+@contextmanager
+def _kept_when_cut_short(out: Path) -> Iterator[TextIO]:
+    partial: str | None = None
+    try:
+        with growing_file(out) as file:
+            partial = file.name
+            with _opened(out, file) as stream:
+                yield stream
+    except BaseException as error:
+        if partial is not None:
+            print(f"seresnet: cut short; the results up to here are in {printable(partial)}", file=sys.stderr)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError | DiskFullError):
+            raise _cannot_write(out, error) from None
         raise
-    if not special:
-        partial.replace(target)
+
+
+@contextmanager
+def _opened(out: Path, file: BinaryIO) -> Iterator[TextIO]:
+    """Write text to a binary file, which stays open for whoever opened it where the text ends well."""
+    stream = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    try:
+        yield stream
+        stream.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is not None:  # of another file
+            raise
+        raise _cannot_write(out, error) from None
+    finally:
+        with suppress(OSError, ValueError):
+            stream.detach()
+
+
+def _cannot_write(out: Path, error: OSError) -> ConfigError | DiskFullError:
+    reason = f"--out {out}: {(error.strerror or str(error)).lower()}"
+    return (
+        DiskFullError(f"{reason}; free some space")
+        if disk_full(error)
+        else ConfigError(f"{reason}; choose another place")
+    )
 
 
 def check_out(out: Path, flag: str) -> None:
@@ -178,10 +218,31 @@ def check_out(out: Path, flag: str) -> None:
         raise ConfigError(f"{flag} {out}: its folder cannot be written to: choose another place")
 
 
+def same_place(first: TextIO, second: TextIO) -> bool:
+    """Return whether two streams write to the same terminal or file."""
+    try:
+        return os.path.sameopenfile(first.fileno(), second.fileno())
+    except (OSError, ValueError):
+        return False
+
+
 def to_json(value: object) -> str:
-    r"""Return one line of JSON that is valid UTF-8: stand-ins for undecodable bytes become \udc.. escapes."""
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return one line of JSON that is valid UTF-8, and safe on a terminal.
+
+    Control characters, those that turn the direction of text, and stand-ins for undecodable bytes become escapes
+    such as \u202e, which every reader of JSON turns back.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for the numbers that JSON does not have: NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def percent(probability: float) -> str:
@@ -208,13 +269,6 @@ def fitted(text: str, width: int) -> str:
 def _padded(text: str, width: int) -> str:
     text = printable(text)
     return text + " " * (width - cell_len(text))
-
-
-def _open(partial: Path, out: Path) -> TextIO:
-    try:
-        return partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise ConfigError(f"--out {out}: {error.strerror}: choose another place") from None
 
 
 def _rounded(prediction: Prediction) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""``seresnet pack``: put labelled images into tar shards."""
+"""``seresnet pack``: pack labelled images into tar shards."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ def pack(
     out: Annotated[Path, Parameter(help="Folder for the shards.")],
     size: Annotated[
         int | None,
-        Parameter(help="Make larger images this many pixels on their shorter side; by default, keep all bytes."),
+        Parameter(
+            help="Reduce larger images to this many pixels on their shorter side (default: keep the files as they are)."
+        ),
     ] = None,
-    shard_size: Annotated[int, Parameter(help="Images in a shard.")] = 5000,
-    workers: Annotated[int | None, Parameter(help="Threads that read images; by default one a core.")] = None,
+    shard_size: Annotated[int, Parameter(help="Images per shard.")] = 5000,
+    workers: Annotated[int | None, Parameter(help="Threads that read images (default: one per core).")] = None,
     exist_ok: Annotated[bool, Parameter(help="Finish the shards in --out, or replace those of other images.")] = False,
-    offline: Annotated[bool, Parameter(help="Use only what is already on this machine.")] = False,
+    offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
 ) -> int:
-    """Put labelled images into WebDataset shards (.tar), which every command takes as DATA.
+    """Pack labelled images into WebDataset shards (.tar), which every command takes as DATA.
 
-    Each image is decoded once to see that it is whole; one that cannot be read is named and left out, and the exit
-    code is then 1. An interrupted run goes on with --exist-ok.
+    Each image is decoded once, as a check; one that cannot be read is named and left out, and the exit code is then 1.
+    --exist-ok continues an interrupted run.
     """
     from seresnet.cli.progress import ImageProgress
-    from seresnet.data.open_dataset import open_parts
+    from seresnet.data.open_dataset import open_splits
     from seresnet.data.pack import pack as write
     from seresnet.data.parallel import default_workers
 
     threads = default_workers() if workers is None else workers
-    parts = open_parts(data, offline or None)
-    with ImageProgress(bar=True, count=lambda: sum(len(part.samples) for part in parts.values())) as progress:
-        packed = write(parts, out, size, shard_size, threads, exist_ok, progress.advance)
+    splits = open_splits(data, offline or None)
+    with ImageProgress(bar=True, count=lambda: sum(len(images.samples) for images in splits.values())) as progress:
+        packed = write(splits, out, size, shard_size, threads, exist_ok, progress.advance)
     print(progress.summary(), file=sys.stderr)
     left_out = f", {len(packed.skipped):,} left out" if packed.skipped else ""
     shards = f"{packed.shards:,} shard{'' if packed.shards == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What people see on stderr: which model answers, and how far it is, as a bar or now and then as a plain line."""
+"""What people see on stderr while images are processed: which model runs, how many are done, and a summary."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
+from seresnet.common.progress import Progress
 from seresnet.common.text import printable
 
 if TYPE_CHECKING:
     from seresnet.inference.classifier import Classifier
 
-PLAIN_SECONDS = 30.0  # between two plain lines
-
 
 def announce(clf: Classifier, model: str | None) -> None:
-    """Say which model answers, and on what it runs; ``model`` is None where the user named none."""
+    """Print the model, and the engine that runs it; ``model`` is None if the user gave none."""
     if model is None:
         data = {"cifar10": "CIFAR-10 "}.get(clf.model_name.rpartition(".")[2], "")
         print(
@@ -41,21 +35,18 @@ class ImageProgress:
 
     def __init__(self, *, bar: bool, count: Callable[[], int] | None = None) -> None:
         self.done = self.unreadable = 0
-        self._console = Console(stderr=True)
-        self._bar = _bar(self._console) if bar and self._console.is_terminal else None
+        self._progress = Progress(bar=bar)
         self._count = count
+        self._start = time.perf_counter()
 
     def __enter__(self) -> ImageProgress:
-        self._start = self._last = time.perf_counter()
-        if self._bar:
-            self._task = self._bar.add_task("images", total=None, rate="")
-            self._bar.start()
-            threading.Thread(target=self._find_total, daemon=True).start()
+        self._progress.__enter__()
+        if self._count and self._progress.has_bar:
+            threading.Thread(target=self._find_total, args=(self._count,), daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.stop()
+    def __exit__(self, *error: object) -> None:
+        self._progress.__exit__(*error)
 
     def advance(self, path: str | None, error: str | None, *, shown: bool = False) -> None:
         """Count one image; ``shown`` says that the results on this very terminal name it already."""
@@ -63,37 +54,23 @@ class ImageProgress:
         if error is not None:
             self.unreadable += 1
             if not shown:
-                self._say(f"seresnet: cannot read {printable(path or 'an image')}: {printable(error)}")
-        now = time.perf_counter()
-        if self._bar:
-            self._bar.update(self._task, completed=self.done, rate=f"{self.rate:,.0f} images/s")
-        elif not self._console.is_terminal and now - self._last > PLAIN_SECONDS:
-            self._last = now
-            self._say(f"{self.done:,} images, {self.rate:,.1f} images/s")
+                self._progress.say(f"seresnet: cannot read {printable(path or 'an image')}: {printable(error)}")
+        self._progress.update("images", self.done, info=f"{self.rate:,.1f} images/s")
 
     @property
     def rate(self) -> float:
-        """Images a second since the start."""
+        """Images per second since the start."""
         return self.done / max(1e-9, time.perf_counter() - self._start)
 
     def summary(self) -> str:
         """Return what was done, in one line."""
+        if not self.done:
+            return "no images"
         seconds = time.perf_counter() - self._start
         text = f"{self.done:,} image{'' if self.done == 1 else 's'} in {seconds:.1f} s ({self.rate:,.1f} images/s)"
         return f"{text}, {self.unreadable:,} of them could not be read" if self.unreadable else text
 
-    def _say(self, line: str) -> None:
-        if self._bar:
-            self._bar.console.print(Text(line), soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def _find_total(self) -> None:
-        if self._bar and self._count:
-            with contextlib.suppress(OSError):  # a folder that went away is named where it is read
-                self._bar.update(self._task, total=self._count())
-
-
-def _bar(console: Console) -> Progress:
-    columns = SpinnerColumn(), BarColumn(36), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    def _find_total(self, count: Callable[[], int]) -> None:
+        with contextlib.suppress(OSError):  # a folder that went away is named where it is read
+            total = count()
+            self._progress.update("images", self.done, total)

@@ -1,16 +1,15 @@
-"""``seresnet quantize``: a model in int8, and what that changed."""
+"""``seresnet quantize``: quantize a model to int8 and compare it with float32."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from seresnet.common.progress import Progress
 from seresnet.common.text import printable
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from seresnet.quantization.report import QuantizationReport
 
-PLAIN_SECONDS = 15.0  # between two lines of progress where no terminal is
+PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 
 
 def quantize(
@@ -32,7 +31,7 @@ def quantize(
     min_accuracy: Annotated[
         float | None,
         Parameter(
-            help="Least share of float32's top-1 accuracy to keep (default: 0.99); for images without classes, least "
+            help="Minimum top-1 accuracy relative to float32 (default: 0.99); for images without classes, minimum "
             "top-1 agreement (default: 0.95)."
         ),
     ] = None,
@@ -53,10 +52,10 @@ def quantize(
     if model is None:
         print(f"no --model given: using the bundled {DEFAULT_MODEL}", file=sys.stderr)
     try:
-        with _Progress() as progress:
+        with Progress(seconds=PLAIN_SECONDS) as progress:
             report = to_int8(
                 *(model or DEFAULT_MODEL, data, out, images, min_accuracy, workers, offline or None, exist_ok),
-                progress=progress.tell,
+                progress=progress.update,
             )
     except QuantizationError as error:
         _show(error.report)
@@ -64,40 +63,6 @@ def quantize(
     _show(report)
     print(f"written to {printable(str(out))}", file=sys.stderr)
     return 1 if report.unreadable else 0
-
-
-class _Progress:
-    """Say which stage goes on and how far it is: as a bar on a terminal, now and then as a plain line elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        columns = TextColumn("{task.description:12}"), BarColumn(36), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=self._console, transient=True) if self._console.is_terminal else None
-        self._tasks: dict[str, Any] = {}
-        self._last = time.perf_counter()
-
-    def __enter__(self) -> _Progress:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def tell(self, stage: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` steps of a stage are over."""
-        now = time.perf_counter()
-        if self._bar:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bar.add_task(stage)
-            self._bar.update(self._tasks[stage], completed=done, total=total)
-        elif done == total or now - self._last > PLAIN_SECONDS:
-            self._last = now
-            print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
 
 def _show(report: QuantizationReport) -> None:
@@ -111,7 +76,7 @@ def _show(report: QuantizationReport) -> None:
 
 
 def _table(r: QuantizationReport) -> Iterator[Text]:
-    """Yield the lines for people."""
+    """Yield the lines of the text report."""
     from rich.text import Text
 
     yield Text.assemble(

@@ -9,13 +9,9 @@ from seresnet.errors import ConfigError
 
 # Module -> the extra of pyproject.toml that brings it.
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "tensorboard", "matplotlib"), "train"),
-    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
-    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart"), "serve"),
-    **dict.fromkeys(("datasets", "webdataset", "pyarrow", "fsspec"), "hub-data"),
-    **dict.fromkeys(("skimage", "sklearn"), "demo"),
-    "nncf": "quantize",
-    "ray": "scale",
+    **dict.fromkeys(("accelerate", "pydantic", "tensorboard", "matplotlib"), "train"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+    **dict.fromkeys(("datasets", "pyarrow", "fsspec", "scipy"), "hub-data"),
 }
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 from seresnet.errors import ConfigError, DiskFullError
+
+log = logging.getLogger("seresnet")
 
 FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
@@ -42,8 +46,28 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextlib.contextmanager
+def growing_file(path: Path) -> Iterator[BinaryIO]:
+    """Open ``<name>.<random>.partial`` beside ``path``, which takes its place when the block ends well.
+
+    It stays when the block is cut short, for what is in it; its path is the file's ``name``. Each writer creates its
+    own, so that of several with one ``path`` the last one's file is there in the end, whole. A link at ``path`` is
+    replaced, not followed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".partial")
+    os.close(handle)
+    with Path(temporary).open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+    Path(temporary).replace(path)
+    flush_folder(path.parent)
+
+
 def disk_full(error: BaseException | None) -> bool:
-    """Tell whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
+    """Return whether a lack of space is behind an error; libraries that write hide it behind errors of their own."""
     while error is not None:
         if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in FULL):
             return True
@@ -95,6 +119,16 @@ def check_report_folder(folder: Path, exist_ok: bool = False) -> None:
         raise ConfigError(f"{folder} is not empty: give the report another folder, or allow overwriting (--exist-ok)")
 
 
+def json_text(value: object) -> str:
+    """Return indented JSON in UTF-8; names that are not UTF-8 are escaped, so that every reader takes the file."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    return text + "\n"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; the previous file stays until the new one is whole."""
     with atomic_file(path) as file:
@@ -117,15 +151,53 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+_given_cache: ContextVar[Path | None] = ContextVar("cache_folder", default=None)
+
+
+@contextlib.contextmanager
+def using_cache(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Let `cache_folder` return ``folder`` in this block, unless it is None."""
+    token = _given_cache.set(_given_cache.get() if folder is None else Path(folder).expanduser())
+    try:
+        yield
+    finally:
+        _given_cache.reset(token)
+
+
+def given_cache() -> Path | None:
+    """Return the folder of `using_cache`, or None outside of such a block."""
+    return _given_cache.get()
+
+
 def cache_folder() -> Path | None:
-    """Return ``$SERESNET_CACHE``, or this platform's place for caches; None where a user has no home."""
+    """Return ``$SERESNET_CACHE``, or the platform's folder for caches; None where a user has no home."""
+    if (chosen := given_cache()) is not None:
+        return chosen
     if given := os.environ.get("SERESNET_CACHE"):
         return Path(given).expanduser()
+    import platformdirs
+
     try:
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "seresnet" / "cache"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "seresnet"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seresnet"
+        folder = Path(platformdirs.user_cache_dir("seresnet", appauthor=False))
     except RuntimeError:
         return None
+    return folder if folder.is_absolute() else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
+    """Hold the lock of the file ``path``, which is created; ``waiting`` is logged where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting:
+            log.warning("%s", waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

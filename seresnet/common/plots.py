@@ -16,7 +16,7 @@ BLUE, GREY, RED, AMBER, INK = "#1f6feb", "#c3cad3", "#d1242f", "#d4a72c", "#2429
 def new_figure(width: float, height: float, title: str) -> Figure:
     """Return an empty figure, in inches; no display is needed."""
     figure: Figure = require("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, parse_math=False)  # a name may hold $ signs
     return figure
 
 

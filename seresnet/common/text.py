@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 LONGEST_ERROR = 160  # characters of another library's message
 
 
@@ -13,12 +15,17 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else _escaped(c) for c in text)
 
 
 def one_line(error: BaseException, longest: int = LONGEST_ERROR) -> str:
     """Return the message of an error on one line, cut to ``longest`` characters; its class where it has none."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
+    return short(str(error), longest) or type(error).__name__
+
+
+def short(text: str, longest: int = 80) -> str:
+    """Return text on one printable line, cut to ``longest`` characters."""
+    text = printable(" ".join(text[: 4 * longest].split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Measure how long several things take, side by side: rounds in turn, medians and spread, ratios within a round."""
+"""Time several functions in interleaved rounds: medians and quartiles over the rounds, ratios within a round."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from statistics import median
 
 import numpy as np
 
-WARM_UP_CALLS = 2  # before the first round: shapes are compiled, memory is found
-SLOT_SECONDS = 0.25  # calls of one subject in one round go on for this long
-SLOT_CALLS = 100  # and are at most this many
+WARM_UP_CALLS = 2  # before the first round: compilation, memory allocation
+SLOT_SECONDS = 0.25  # time for the calls of one function in one round
+SLOT_CALLS = 100  # at most this many calls
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some numbers, and how far they lie apart."""
+    """Median, quartiles, minimum and maximum of some numbers."""
 
     median: float
     lower_quartile: float
@@ -33,7 +33,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one subject took for a batch: one figure a round, in milliseconds, the median of that round's calls."""
+    """The latency of one candidate for a batch: per round the median of its calls, in milliseconds."""
 
     name: str
     batch_size: int
@@ -46,13 +46,13 @@ class Timing:
 
     @property
     def images_per_second(self) -> float:
-        """Images a second at the median latency."""
+        """Images per second at the median latency."""
         return 1000 * self.batch_size / self.latency_ms.median
 
     def speedup_over(self, other: Timing) -> Spread:
-        """Return how many times faster than ``other`` this is, image for image: a ratio a round.
+        """Return the speedup over ``other`` per image: one ratio per round.
 
-        What slows the machine down for a while slows both of a round, and so leaves their ratio alone.
+        A temporary slowdown of the machine affects both of a round, and so hardly changes their ratio.
         """
         scale = self.batch_size / other.batch_size
         pairs = zip(other.rounds_ms, self.rounds_ms, strict=True)
@@ -60,9 +60,9 @@ class Timing:
 
 
 def order_of_round(count: int, index: int) -> list[int]:
-    """Return which subject comes when in round ``index``: every other round backwards, and each pair starts one later.
+    """Return the order of the functions in round ``index``: odd rounds are reversed, and each pair starts one later.
 
-    In ``2 * count`` rounds each subject stands twice in each place.
+    In ``2 * count`` rounds each function has each place twice.
     """
     order = [(index // 2 + place) % count for place in range(count)]
     return order[::-1] if index % 2 else order
@@ -75,22 +75,21 @@ def interleaved(
     on_round: Callable[[int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Call each in turn, round after round, and return for each its median milliseconds, one figure a round.
+    """Call the functions in interleaved rounds, and return for each its median milliseconds per round.
 
-    In a round each has its slot: a first call that is not counted (it wakes the threads, and brings the weights back
-    into the caches), then calls until ``slot_seconds`` are over, at least one. ``on_round`` is told each round's
-    number, from 1, when it is done.
+    In a round each function has a slot: a first call that is not timed (it wakes threads and fills caches), then calls
+    for ``slot_seconds``, at least one. ``on_round`` is called with the number of each finished round, from 1.
     """
     for call in calls:
         for _ in range(WARM_UP_CALLS):
             call()
-    figures: list[list[float]] = [[] for _ in calls]
+    medians: list[list[float]] = [[] for _ in calls]
     for index in range(rounds):
         for which in order_of_round(len(calls), index):
-            figures[which].append(1000 * _slot(calls[which], slot_seconds, clock))
+            medians[which].append(1000 * _slot(calls[which], slot_seconds, clock))
         if on_round:
             on_round(index + 1)
-    return figures
+    return medians
 
 
 def _slot(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:

@@ -1,7 +1,7 @@
 """What training does to images: a crop where they are decoded, the rest on the batch, on the device.
 
-All that is random comes from numbers that are drawn for the global batch, a row an image, so that an image is changed
-in the same way however many processes share the batch.
+All that is random comes from uniform samples drawn for the global batch, one row per image, so that an image is
+changed in the same way whatever the number of ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.data.preprocess import Preprocess
-from seresnet.data.rand_augment import rand_augment
+from seresnet.data.rand_augment import RESAMPLES, rand_augment
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,11 @@ class TrainCrop:
 
     ``resized``: a random box of ``scale`` of the area and ``ratio`` of width to height, resized (arXiv 1409.4842;
     ten tries, then a central box, as is usual). ``center``: the evaluation transform's resize and crop.
-    ``rand_augment``: magnitude of `seresnet.data.rand_augment`; ``jitter``: noise of up to that many grey levels, drawn
-    for each value of each pixel, as the authors of SENet did (github.com/hujie-frank/SENet, issue 38); 0: neither.
+    ``rand_augment``: magnitude of `seresnet.data.rand_augment`; ``pixel_noise``: noise of up to that many grey levels,
+    drawn for each value of each pixel, as the authors of SENet did (github.com/hujie-frank/SENet, issue 38).
+    0 disables either.
+    ``random_interpolation``: resize bilinearly or bicubically, drawn for each image, as timm does in training; else as
+    the evaluation transform does.
     """
 
     kind: Literal["resized", "center"]
@@ -37,12 +40,18 @@ class TrainCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     rand_augment: float = 0.0
-    jitter: int = 0
+    pixel_noise: int = 0
+    random_interpolation: bool = False
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The mean color, 0 to 255 per channel, rounded as timm does."""
+        return tuple(min(255, round(255 * mean)) for mean in self.preprocess.mean)
 
     @property
     def fixed(self) -> bool:
         """Whether an image gives the same pixels each time, so that they can be kept."""
-        return self.kind == "center" and not (self.rand_augment or self.jitter)
+        return self.kind == "center" and not (self.rand_augment or self.pixel_noise)
 
     def __call__(
         self, image: Image.Image, rng: np.random.Generator, size: tuple[int, int] | None = None
@@ -51,10 +60,10 @@ class TrainCrop:
         pixels = self.cut(image, rng, size or image.size)
         if self.rand_augment:
             channels = pixels.shape[2]
-            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng)
+            changed = rand_augment(Image.fromarray(pixels.squeeze()), self.rand_augment, rng, self.fill)
             pixels = np.asarray(changed).reshape(*pixels.shape[:2], channels)
-        if self.jitter:
-            noise = rng.integers(-self.jitter, self.jitter, pixels.shape, np.int16, endpoint=True)
+        if self.pixel_noise:
+            noise = rng.integers(-self.pixel_noise, self.pixel_noise, pixels.shape, np.int16, endpoint=True)
             pixels = (pixels + noise).clip(0, 255).astype(np.uint8)
         return pixels
 
@@ -66,6 +75,8 @@ class TrainCrop:
         channels, height, width = self.preprocess.input_size
         image = image.convert("L") if channels == 1 else image
         resample = Image.Resampling[self.preprocess.interpolation.upper()]
+        if self.random_interpolation:
+            resample = RESAMPLES[int(rng.integers(len(RESAMPLES)))]
         if size == image.size:
             part = image.crop(box).resize((width, height), resample)  # resize(box=) would blend in its surroundings
         else:
@@ -104,13 +115,13 @@ class TrainCrop:
         return left, top, left + w, top + h
 
 
-DRAWS = 16  # numbers an image; each augmentation reads columns of its own, so that none changes what another one does
+SAMPLES_PER_IMAGE = 16  # each augmentation reads columns of its own, so that none changes what another one does
 ROTATION, SHIFT_Y, SHIFT_X, MIRROR, ERASE, AREA, RATIO, TOP, LEFT = range(9)
 
 
-def draws(seed: int, step: int, images: int) -> NDArray[np.float32]:
-    """Return ``(images, DRAWS)`` numbers from 0 to 1, a row for each image of the global batch of ``step``."""
-    return np.random.default_rng([seed, step]).random((images, DRAWS), dtype=np.float32)
+def uniform_samples(seed: int, step: int, images: int) -> NDArray[np.float32]:
+    """Return uniform samples from 0 to 1, ``(images, SAMPLES_PER_IMAGE)``: a row for each image of a global batch."""
+    return np.random.default_rng([seed, step]).random((images, SAMPLES_PER_IMAGE), dtype=np.float32)
 
 
 class BatchAugment(nn.Module):
@@ -118,30 +129,34 @@ class BatchAugment(nn.Module):
 
     ``pad``: shift by up to that many pixels, zeros moving in (after normalisation zero is the mean colour, as in
     arXiv 1512.03385, section 4.2). ``hflip``: probability of mirroring. ``rotation``: degrees either way.
-    ``erase``: probability of random erasing (arXiv 1708.04896).
+    ``random_erasing_prob``: probability of random erasing, as in timm: a box of 2 % to a third of the area, set to the
+    mean color (arXiv 1708.04896 has up to 40 % and random values).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, preprocess: Preprocess, *, pad: int, hflip: float, rotation: float, erase: float) -> None:
+    def __init__(
+        self, preprocess: Preprocess, *, pad: int, hflip: float, rotation: float, random_erasing_prob: float
+    ) -> None:
         super().__init__()
-        self.pad, self.hflip, self.rotation, self.erase = pad, hflip, rotation, erase
+        self.pad, self.hflip, self.rotation = pad, hflip, rotation
+        self.random_erasing_prob = random_erasing_prob
         self.register_buffer("mean", torch.tensor(preprocess.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std) * 255, persistent=False)
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """Return the normalised batch, augmented as ``numbers`` ``(N, DRAWS)`` say; not at all where there are none."""
+    def forward(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Return the normalised batch, augmented by ``uniform`` samples ``(N, SAMPLES_PER_IMAGE)`` where given."""
         x = (pixels.float() - self.mean) / self.std  # (N, H, W, C)
-        if numbers is not None:
+        if uniform is not None:
             if self.rotation:
-                x = rotated(x, (2 * numbers[:, ROTATION] - 1) * math.radians(self.rotation))
+                x = rotated(x, (2 * uniform[:, ROTATION] - 1) * math.radians(self.rotation))
             if self.pad or self.hflip:
-                shift = ((2 * self.pad + 1) * numbers[:, [SHIFT_Y, SHIFT_X]]).long().clamp_(max=2 * self.pad) - self.pad
-                x = shifted(x, shift, numbers[:, MIRROR] < self.hflip)
-            if self.erase:
-                x = erased(x, numbers, self.erase)
+                shift = ((2 * self.pad + 1) * uniform[:, [SHIFT_Y, SHIFT_X]]).long().clamp_(max=2 * self.pad) - self.pad
+                x = shifted(x, shift, uniform[:, MIRROR] < self.hflip)
+            if self.random_erasing_prob:
+                x = erased(x, uniform, self.random_erasing_prob)
         return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
@@ -166,15 +181,15 @@ def shifted(x: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
     return moved * inside[..., None]
 
 
-def erased(x: Tensor, numbers: Tensor, probability: float) -> Tensor:
-    """Set a box of 2 to 33 % of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
+def erased(x: Tensor, uniform: Tensor, probability: float) -> Tensor:
+    """Set a box of 2 % to 1/3 of the area, of aspect 0.3 to 3.3, to zero in some of the images of ``(N, H, W, C)``."""
     height, width = x.shape[1:3]
-    area = height * width * (0.02 + 0.31 * numbers[:, AREA])
-    ratio = torch.exp((2 * numbers[:, RATIO] - 1) * math.log(1 / 0.3))
+    area = height * width * (0.02 + (1 / 3 - 0.02) * uniform[:, AREA])
+    ratio = torch.exp((2 * uniform[:, RATIO] - 1) * math.log(1 / 0.3))
     h, w = (area * ratio).sqrt().round().clamp(1, height), (area / ratio).sqrt().round().clamp(1, width)
-    top, left = (numbers[:, TOP] * (height - h + 1)).floor(), (numbers[:, LEFT] * (width - w + 1)).floor()
+    top, left = (uniform[:, TOP] * (height - h + 1)).floor(), (uniform[:, LEFT] * (width - w + 1)).floor()
     y, x_ = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     rows = (y >= top[:, None]) & (y < (top + h)[:, None])  # (N, H)
     columns = (x_ >= left[:, None]) & (x_ < (left + w)[:, None])  # (N, W)
-    box = rows[:, :, None] & columns[:, None, :] & (numbers[:, ERASE] < probability)[:, None, None]
+    box = rows[:, :, None] & columns[:, None, :] & (uniform[:, ERASE] < probability)[:, None, None]
     return x.masked_fill(box[..., None], 0.0)

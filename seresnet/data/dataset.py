@@ -1,21 +1,23 @@
-"""What every format comes to: images with their classes, in one order, and the parts of a data set."""
+"""What every format comes to: images with their classes, in one order, and the splits of a data set."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from seresnet.data.walk import IMAGE_SUFFIXES, is_image_file, suffix_of
 from seresnet.errors import DataError, ImageError
 
-SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
+_EDGE = 16 * 1024  # bytes at each end of a file by which a change of it is seen
 
 
 class StoredImage(ABC):
-    """An image that is no file of its own: a member of a shard, a row of a table. ``str`` names it for people."""
+    """An image that is not a file of its own: a member of a shard, a row of a table. ``str`` names it for people."""
 
     __slots__ = ()
     lasts = True  # its bytes can be read again later, and are not held in memory
@@ -28,6 +30,10 @@ class StoredImage(ABC):
     @abstractmethod
     def read(self) -> bytes:
         """Return the bytes of the image file. Raises OSError or ImageError."""
+
+    def state(self) -> str:
+        """Return what changes with the image's content, as far as that is known without reading it."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,10 @@ class TarImage(StoredImage):
         if len(data) < self.size:
             raise ImageError("truncated archive")
         return data
+
+    def state(self) -> str:
+        """Return its size and a hash of its beginning and end."""
+        return _file_state(self.archive, self.offset, self.size)
 
     def __str__(self) -> str:
         return f"{self.archive}/{self.member}"
@@ -92,6 +102,9 @@ class ImageSet:
     samples: Sequence[Sample] | Stream
     multi_label: bool = False
     listed: Path | None = None  # the list that names the images, where there is one; ``root`` is then its folder
+    split: str | None = field(
+        default=None, compare=False
+    )  # "train", "validation" or "test", where the data have splits
 
     def __str__(self) -> str:
         """Return where the data are, as messages name them."""
@@ -110,36 +123,59 @@ class ImageSet:
         return counts
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over class names, images and targets: the same for the same data in another place."""
-        digest = hashlib.sha256("\0".join(self.classes).encode())
+        """Return a SHA-256 over class names, images and targets: the same for the same data in another place.
+
+        Of each image file the name, the size and the bytes at both ends count, so that a changed file is seen.
+        """
+        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         if isinstance(self.samples, Stream):
             digest.update(f"\0{self.samples.fingerprint()}".encode())
             return digest.hexdigest()
         for image, target in self.samples:
-            key = image.relative_to(self.root).as_posix() if isinstance(image, Path) else image.key
-            digest.update(f"\0{key}\0{target}".encode(errors="surrogateescape"))
+            if isinstance(image, Path):
+                key, state = image.relative_to(self.root).as_posix(), _file_state(image)
+            else:
+                key, state = image.key, image.state()
+            digest.update(f"\0{key}\0{target}\0{state}".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+
+def _file_state(path: Path, offset: int = 0, size: int | None = None) -> str:
+    """Return the size of a file (or of ``size`` bytes in it) and a hash of its ends; "" where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size if size is None else size
+            file.seek(offset)
+            digest = hashlib.blake2b(file.read(min(size, 2 * _EDGE)), digest_size=8)
+            if size > 2 * _EDGE:
+                file.seek(offset + size - _EDGE)
+                digest.update(file.read(_EDGE))
+    except (OSError, ValueError):
+        return ""
+    return f"{size} {digest.hexdigest()}"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set; ``validation`` and ``test`` are None where it has none."""
+    """The splits of a data set that training uses; ``validation`` is None where it has none."""
 
     train: ImageSet
     validation: ImageSet | None
-    test: ImageSet | None
 
 
 def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Split off ``fraction`` of each class (at least one image where it has two), the same ones for the same seed.
 
-    A multi-label image counts for the rarest of its classes. Raises DataError for a stream, which has no such parts.
+    A multi-label image counts for the rarest of its classes; files that are not images stay in the first. Raises
+    DataError for a stream, and where no image is left to hold out.
     """
     if isinstance(images.samples, Stream):
-        raise DataError(f"{images}: a streamed data set needs a validation part of its own; leave out stream")
+        raise DataError(f"{images}: a streamed data set needs a validation split of its own; leave out stream")
     counts = images.counts()
     groups: list[list[int]] = [[] for _ in range(len(images.classes) + 1)]  # the last one: no class at all
-    for position, (_, target) in enumerate(images.samples):
+    for position, (image, target) in enumerate(images.samples):
+        if isinstance(image, Path) and suffix_of(image.name) not in IMAGE_SUFFIXES and not is_image_file(image):
+            continue
         labels = (target,) if isinstance(target, int) else target
         groups[min(labels, key=lambda label: (counts[label], label), default=-1)].append(position)
     held: set[int] = set()
@@ -148,6 +184,10 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
         if positions:
             count = min(len(positions) - 1, max(1, round(len(positions) * fraction)))
             held.update(rng.sample(positions, count))
+    if not held:
+        raise DataError(
+            f"{images}: no image is left for validation, as no class has two; add images, or a validation split"
+        )
     kept: list[Sample] = []
     taken: list[Sample] = []
     for position, sample in enumerate(images.samples):

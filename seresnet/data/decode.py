@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO, TextIOBase
 from typing import IO, Any, Protocol
 
@@ -21,15 +22,20 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
-from seresnet.data.paths import files_below
+from seresnet.data.bounds import check_bounds
+from seresnet.data.pixels import flatten, from_array, to_rgb
 from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, jpeg_ran_dry
+from seresnet.data.walk import Walk
 from seresnet.errors import ImageError
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 178_956_970  # Pillow's own limit, at which it refuses a picture: 2 * Image.MAX_IMAGE_PIXELS
+LARGE_PIXELS = 50_000_000  # beyond which one picture at a time is decoded
+_large = threading.Semaphore(1)
 
 # The decoders are called directly: Image.open would apply Pillow's own size limit, a setting of the whole process.
 _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
@@ -40,6 +46,7 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
 }
 
 # Pillow warns of damaged metadata and large sizes, which are handled here. (catch_warnings is not safe among threads.)
@@ -55,7 +62,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS = frozenset(_TRANSPOSE[number] for number in (5, 6, 7, 8))  # width becomes height
-_ORIENTATION, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 262, 322, 323  # tags of TIFF 6.0
+_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323  # tags of TIFF 6.0
 
 
 class Readable(Protocol):
@@ -77,21 +84,23 @@ def decode(
 
     ``source`` is a path, the bytes of a file, a binary file object (or anything whose ``read()`` returns such bytes), a
     Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or of floats from 0 to 1. JPEG PNG WEBP
-    GIF BMP TIFF AVIF are told by their content; of an animation the first frame counts; transparency lies over white.
-    More than ``max_pixels`` are refused on the
-    header. ``exif_orientation=False`` and ``scale_16bit=False`` (grey levels beyond 255 are clipped) reproduce Pillow's
-    plain ``convert("RGB")``, with which most published numbers were measured. ``reduction`` is told the size (width,
-    height) of the upright picture, and says by which factor (1, 2, 4 or 8) a JPEG may be made smaller while it is
-    decoded, which saves most of the work; other formats stay as they are. May be called from several threads.
+    GIF BMP TIFF AVIF PPM are told by their content; of an animation the first frame counts; transparency lies over
+    white. More than ``max_pixels`` are refused on the header; beyond `LARGE_PIXELS` one picture at a time is decoded.
+    ``exif_orientation=False`` and ``scale_16bit=False`` (grey levels beyond 255 are clipped) reproduce Pillow's plain
+    ``convert("RGB")``, with which most published numbers were measured. ``reduction`` is told the size (width, height)
+    of the upright picture, and says by which factor (1, 2, 4 or 8) a JPEG may be made smaller while it is decoded,
+    which saves most of the work; other formats stay as they are. May be called from several threads.
     """
     if isinstance(source, np.ndarray):
-        image = _from_array(source, max_pixels)
-        return _flatten(image)
+        image = from_array(source)
+        _check_size(image.size, max_pixels)
+        return flatten(image)
     if isinstance(source, Image.Image):
         return _finish(source, None, source.format or "image", max_pixels, exif_orientation, scale_16bit)
     with _opened(source) as file:
         try:
             format_name = identify(file.read(HEAD_BYTES))
+            check_bounds(format_name, file)
             file.seek(0)
         except OSError as error:
             raise ImageError(_explain(error)) from error
@@ -156,7 +165,7 @@ def _open_path(path: str | bytes) -> IO[bytes]:
         raise ImageError("no such file") from None  # a NUL in the name
     if stat.S_ISDIR(mode):
         os.scandir(path).close()  # raises where the folder itself is closed to us
-        empty = next(files_below(os.fsdecode(path)), None) is None
+        empty = next(Walk(os.fsdecode(path)).images(), None) is None
         raise ImageError("is a folder without images" if empty else "is a folder")
     if not stat.S_ISREG(mode):
         raise ImageError("not a regular file")
@@ -177,13 +186,22 @@ def _finish(
     image: Image.Image, file: IO[bytes] | None, format_name: str, max_pixels: int, orientation: bool, scale: bool
 ) -> Image.Image:
     """Check the size, decode the pixels, turn the picture upright, and convert it."""
-    _check_size(_decoded_size(image), max_pixels)
+    size = _decoded_size(image)
+    _check_size(size, max_pixels)
+    with _large if size[0] * size[1] > LARGE_PIXELS else nullcontext():
+        return _loaded(image, file, format_name, orientation, scale)
+
+
+def _loaded(
+    image: Image.Image, file: IO[bytes] | None, format_name: str, orientation: bool, scale: bool
+) -> Image.Image:
+    """Return the pixels, upright and RGB."""
     try:
         image.load()
         short = file is not None and _is_short(format_name, file, image)
         # A picture that was opened here is nobody else's: its pixels need no copy.
         own = file is not None and image.mode == "RGB" and not image.has_transparency_data
-        rgb = _own(image) if own else _to_rgb(image, scale)
+        rgb = _own(image) if own else to_rgb(image, scale)
         rgb = _upright(rgb, image) if orientation else rgb
     except ImageError:
         raise
@@ -197,7 +215,7 @@ def _finish(
 
 
 def _is_short(format_name: str, file: IO[bytes], image: Image.Image) -> bool:
-    """Tell whether a picture that was decoded without an error lacks rows all the same."""
+    """Return whether a picture that was decoded without an error lacks rows all the same."""
     if ImageFile.LOAD_TRUNCATED_IMAGES and is_cut_short(format_name, file):  # some program's choice, not ours
         return True
     return format_name == "JPEG" and jpeg_ran_dry(file, image)
@@ -250,59 +268,3 @@ def _own(image: Image.Image) -> Image.Image:
     rgb = image._new(image.im)
     rgb.info.clear()
     return rgb
-
-
-def _to_rgb(image: Image.Image, scale_16bit: bool) -> Image.Image:
-    """Convert a loaded picture of any mode to a new RGB image without metadata."""
-    if scale_16bit and (image.mode.startswith("I") or image.mode == "F"):
-        image = _scale_to_8bit(image)
-    return _flatten(image)
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    try:
-        if not image.has_transparency_data or image.mode[0] in "IF":
-            rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
-        else:
-            rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-            rgb = Image.new("RGB", image.size, "white")
-            rgb.paste(rgba, mask=rgba.getchannel("A"))
-    except ValueError:
-        raise ImageError(f"colours that cannot be converted ({image.mode})") from None
-    rgb.info.clear()  # an orientation that was applied must not be applied again
-    return rgb
-
-
-def _scale_to_8bit(image: Image.Image) -> Image.Image:
-    """Bring grey levels of 16 or 32 bits to 0..255.
-
-    16 bits use their whole range. Wider numbers tell no range: they count as 8 or 16 bits (floats also as 0..1) where
-    they fit in, and are stretched from their smallest to their largest value otherwise.
-    """
-    levels = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    else:
-        low, high = float(levels.min()), float(levels.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ImageError("pixels that are not finite numbers")
-        limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        if low >= 0 and high <= 65535:
-            low, high = 0.0, next(limit for limit in limits if high <= limit)
-    grey = np.rint((levels.astype(np.float64) - low) * (255 / max(high - low, 1e-300))).astype(np.uint8)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
-        grey = 255 - grey  # white is zero; Pillow inverts 8 bits only
-    return Image.fromarray(grey)
-
-
-def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageError(f"array of shape {array.shape}: give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    _check_size((array.shape[0], array.shape[1]), max_pixels)
-    if array.dtype.kind == "f":
-        if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
-            raise ImageError("array of floats outside 0 to 1: divide by 255, or give uint8")
-        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"array of {array.dtype}: give uint8, or floats from 0 to 1")
-    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array))

@@ -1,70 +1,140 @@
-"""Labelled photographs as folders of classes: ``DATA/train/<class>/*.jpg``, or ``DATA/<class>/*.jpg`` alone."""
+"""Labelled images as folders of classes: ``DATA/<class>/*.jpg``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from seresnet.data.dataset import SPLITS, ImageSet, Splits
+from seresnet.data.dataset import ImageSet, Sample
+from seresnet.data.names import class_names, few, nfc
+from seresnet.data.walk import Walk, describe_side_files, is_image_file, list_folder, why_not_image
 from seresnet.errors import DataError
 
-EXTENSIONS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"])
+log = logging.getLogger("seresnet")
+
+_PROBED = 100  # files of a folder that are looked into for an image
 
 
-def image_folder(root: str | Path, classes: Sequence[str] | None = None) -> ImageSet:
-    """List ``root/<class>/**/<image>``; classes are the folder names in sorted order, or as given.
+def image_folder(root: str | Path, classes: Sequence[str] | None = None, split: str | None = None) -> ImageSet:
+    """List ``root/<class>/**/<image>``; classes are the folder names in natural order, or ``classes``.
 
-    Raises DataError where there is no such folder, no class, a class that ``classes`` does not have, or no image.
+    Raises DataError where there is no such folder, no class, a class that ``classes`` does not have, a class without an
+    image, or a single folder that only wraps the class folders.
     """
     root = Path(root)
+    folders = class_folders(root)
+    if len(folders) == 1 and classes is None:
+        _check_level(root, next(iter(folders)))
+    names = tuple(classes) if classes is not None else class_names(folders)
+    unknown = [name for name in class_names(folders) if name not in names]
+    if unknown:
+        raise DataError(f"{root}: class folders that are not in the training split: {few(unknown)}")
+    walk = Walk(root)
+    found = {name: _images(walk, root, folders[name]) for name in names if name in folders}
+    _note_what_is_ignored(root, walk, found, folders)
+    if classes is None:
+        _check_filled(root, folders, found)
+    elif not any(found.values()):
+        raise DataError(f"{root}: no images in its class folders ({few(folders)})")
+    index = {name: i for i, name in enumerate(names)}
+    samples: list[Sample] = [(path, index[name]) for name, paths in found.items() for path in paths]
+    return ImageSet(root, names, tuple(samples), split=split)
+
+
+def class_folders(root: Path) -> dict[str, list[str]]:
+    """Return the folders of each class: more than one where their names differ in Unicode's form alone.
+
+    Raises DataError where there is no such folder, or no folder in it.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give a folder with one sub-folder for each class")
-    found = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
+    for name in list_folder(root).folders:
+        real = os.path.realpath(root / name)
+        if real in seen:
+            raise DataError(f"{root}: {name} and {seen[real]} are the same folder, so not two classes; remove the link")
+        seen[real] = name
+        found.setdefault(nfc(name), []).append(name)
     if not found:
-        raise DataError(f"{root}: no sub-folders; put the images of each class into a folder with its name")
-    names = tuple(classes) if classes is not None else tuple(found)
-    unknown = [name for name in found if name not in names]
-    if unknown:
-        raise DataError(f"{root}: class folders that are not in the training set: {', '.join(unknown[:5])}")
-    index = {name: i for i, name in enumerate(names)}
-    samples = tuple(
-        (path, index[name])
-        for name in found
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in EXTENSIONS and path.is_file()
-    )
-    if not samples:
-        raise DataError(f"{root}: no images in its class folders ({', '.join(found[:5])})")
-    if classes is None:
-        filled = {target for _, target in samples}
-        empty = [name for i, name in enumerate(names) if i not in filled]
-        if empty:
-            raise DataError(f"{root}: class folders without an image: {', '.join(empty[:5])}; fill or remove them")
-    return ImageSet(root, names, samples)
+        raise DataError(_no_classes(root))
+    return found
 
 
-def find_splits(root: str | Path) -> Splits:
-    """Find ``train``, ``validation`` and ``test`` below ``root``; where there is none of them, all of it is train."""
-    root = Path(root)
-    folders = {split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in SPLITS.items()}
-    if folders["train"] is None:
-        if folders["validation"] or folders["test"]:
-            raise DataError(f"{root}: has no train folder beside its other parts; name it {root / 'train'}")
-        return Splits(image_folder(root), None, None)
-    train = image_folder(folders["train"])
-    others = [image_folder(f, train.classes) if (f := folders[s]) else None for s in ("validation", "test")]
-    return Splits(train, *others)
+def has_images(folder: Path) -> bool:
+    """Return whether images lie directly in a folder."""
+    try:
+        files = list_folder(folder).files
+    except OSError:
+        return False
+    return any(is_image_file(folder / name) for name in files[:_PROBED])
 
 
-def folder_to_evaluate(root: Path) -> ImageSet:
-    """List the class folders of ``root``; or, where it holds only parts of a data set, those of its test part.
+def _images(walk: Walk, root: Path, folders: Iterable[str]) -> list[Path]:
+    return [Path(path) for folder in folders for path in walk.images(root / folder)]
 
-    Where there is no test part, the validation part is taken.
-    """
-    parts = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")} if root.is_dir() else {}
-    known = [name for names in SPLITS.values() for name in names]
-    if parts and set(parts) <= set(known):
-        for name in (*SPLITS["test"], *SPLITS["validation"]):
-            if name in parts:
-                return image_folder(parts[name])
-    return image_folder(root)
+
+def _no_classes(root: Path) -> str:
+    """Say what a folder without folders holds, and what to give instead."""
+    files = list_folder(root).files
+    lists = [name for name in files if name.lower().endswith((".csv", ".tsv", ".parquet"))]
+    if lists:
+        return f"{root}: no class folders; to use the list in it, give {root / lists[0]}"
+    if has_images(root):
+        fix = "put the images of each class into a folder with its name, or give a list (.csv)"
+        above = root.absolute().parent
+        if len(list_folder(above).folders) > 1:
+            fix = f"if {root.name} is one class, give the folder above, {above}; else {fix}"
+        return f"{root}: has images directly in it and no class folders; {fix}"
+    return f"{root}: no sub-folders; put the images of each class into a folder with its name"
+
+
+def _check_level(root: Path, name: str) -> None:
+    """Raise DataError where a single folder is not a class, but wraps the class folders."""
+    below = root / name
+    while not has_images(below) and len(inner := list_folder(below).folders) == 1:
+        below = below / inner[0]
+    inner = list_folder(below).folders
+    if not has_images(below) and len(inner) > 1:
+        raise DataError(
+            f"{root}: holds one folder, {name}, and the images lie deeper, in {few(inner)}: one level too high; "
+            f"give {below}"
+        )
+
+
+def _check_filled(root: Path, folders: dict[str, list[str]], found: dict[str, list[Path]]) -> None:
+    """Raise DataError where a class has no file that begins as an image."""
+    empty = [name for name, paths in found.items() if not any(map(is_image_file, paths))]
+    if not empty:
+        return
+    if len(empty) == len(found):
+        raise DataError(f"{root}: no images in its class folders ({few(folders)}){_example(found)}")
+    example = _example({name: found[name] for name in empty})
+    raise DataError(f"{root}: class folders without an image: {few(empty)}{example}; fill or remove them")
+
+
+def _example(found: dict[str, list[Path]]) -> str:
+    """Return the first file that is not an image with its reason, in brackets."""
+    path = next((path for paths in found.values() for path in paths), None)
+    return "" if path is None else f" ({path.name}: {why_not_image(path)})"
+
+
+def _note_what_is_ignored(root: Path, walk: Walk, found: dict[str, list[Path]], folders: dict[str, list[str]]) -> None:
+    """Say in one line each what lies in the folder and does not count."""
+    beside = [name for name in list_folder(root).files if is_image_file(root / name)]
+    if beside:
+        log.warning("%s: ignored %d images beside the class folders: %s", root, len(beside), few(beside))
+    if walk.side_files:
+        log.warning("%s: ignored %s", root, describe_side_files(walk.side_files))
+    deeper = [
+        {path.relative_to(root).parts[1] for path in paths if len(path.relative_to(root).parts) > 2}
+        for paths in found.values()
+    ]
+    direct = any(len(path.relative_to(root).parts) == 2 for paths in found.values() for path in paths)
+    if len(found) > 1 and not direct and len(deeper[0]) > 1 and all(names == deeper[0] for names in deeper):
+        log.warning(
+            "%s: the classes are the folders in it, %s; each of them has the same folders, %s, which do not count",
+            *(root, few(folders), few(sorted(deeper[0]))),
+        )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from seresnet.data.dataset import ImageSet, Sample, Target
+from seresnet.data.hub_images import HubStream, RowImage, is_hidden_label, outside_cell, own_places
+from seresnet.data.layout import Found
+from seresnet.data.names import class_names, few, nfc, split_named
+from seresnet.errors import DataError
 
-from seresnet.data.dataset import SPLITS, ImageSet, Sample, StoredImage, Stream, Target
-from seresnet.data.lists import class_names
-from seresnet.errors import DataError, ImageError
+log = logging.getLogger("seresnet")
 
 PREFIX = "hf:"
-SHUFFLE_BUFFER = 2000  # encoded images of a stream among which the next one is drawn
+_PEEKED = 32  # rows of a streamed split that decide whether its labels are hidden
 
 
 @dataclass(frozen=True)
@@ -28,79 +32,6 @@ class HubSource:
     image: str | None = None
     label: str | None = None
     stream: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class RowImage(StoredImage):
-    """An image in a row of a table of ``datasets``."""
-
-    rows: Any
-    column: str
-    index: int
-    name: str
-
-    @property
-    def key(self) -> str:
-        """The number of the row."""
-        return str(self.index)
-
-    def read(self) -> bytes:
-        """Return its bytes."""
-        return _bytes_of(self.rows[self.index][self.column])
-
-    def __str__(self) -> str:
-        return f"{self.name}[{self.index}]"
-
-
-@dataclass(frozen=True, eq=False)
-class StreamedImage(StoredImage):
-    """An image that has come out of a stream, named by its file where it has one."""
-
-    cell: Mapping[str, Any]
-    name: str
-
-    lasts = False
-
-    @property
-    def key(self) -> str:
-        """Its name."""
-        return self.name
-
-    def read(self) -> bytes:
-        """Return its bytes."""
-        return _bytes_of(self.cell)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class HubStream(Stream):
-    """The rows of a streamed part. The library draws their order from a seed, so that it is the same each time."""
-
-    def __init__(self, rows: Any, count: int, image: str, label: str, name: str) -> None:
-        self.rows, self.count, self.image, self.label, self.name = rows, count, image, label, name
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Sample]:
-        return self._samples(self.rows)
-
-    def shuffled(self, seed: int, epoch: int) -> Iterator[Sample]:
-        """Yield the rows, shards in random order and each row out of a buffer of ``SHUFFLE_BUFFER``."""
-        number = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-        return self._samples(self.rows.shuffle(seed=number, buffer_size=SHUFFLE_BUFFER))
-
-    def fingerprint(self) -> str:
-        """Return a hash of the name, the columns and the number of rows."""
-        facts = f"{self.name}\0{self.count}\0{self.rows.features}"
-        return hashlib.sha256(facts.encode()).hexdigest()
-
-    def _samples(self, rows: Any) -> Iterator[Sample]:
-        for number, row in enumerate(rows):
-            cell, label = row[self.image], row[self.label]
-            name = f"{self.name}[{cell.get('path') or number}]"
-            yield StreamedImage(cell, name), tuple(sorted(set(label))) if isinstance(label, list) else int(label)
 
 
 def parse(source: str) -> HubSource:
@@ -115,92 +46,133 @@ def parse(source: str) -> HubSource:
         elif key in ("image", "label") and value:
             known[key] = value
         else:
-            raise DataError(f"{source}: {option!r} is none of image=COLUMN, label=COLUMN and stream")
+            raise DataError(f"{source}: {option!r} is not one of image=COLUMN, label=COLUMN and stream")
     if not name:
         raise DataError(f"{source}: give a name after {PREFIX}, such as hf:uoft-cs/cifar10")
     return HubSource(path, config, **known) if colon and path else HubSource(name, **known)
 
 
-def hub_parts(source: str, offline: bool | None = None) -> dict[str, ImageSet]:
-    """Return the parts of a data set of ``datasets``: ``train``, ``validation``, ``test``, by the names of its splits.
+def hub_splits(source: str, offline: bool | None = None) -> Found:
+    """Return the splits of a data set of ``datasets``: ``train``, ``validation``, ``test``, by the names of its splits.
 
     There has to be one column of images and one of labels (classes, or lists of them: multi-label); ``image=`` and
     ``label=`` choose among several. Classes are the names that the data set declares, or else the different labels of
     the training rows. With ``stream`` nothing is stored, and rows come in the data set's own pace: then it has to
-    declare its classes and its number of rows. Rows without any label (of a hidden test set) are no part. Raises
+    declare its classes and its number of rows. A split whose labels are hidden (-1 or none) is left out. Raises
     DataError.
     """
     spec = parse(source)
-    tables = _load(source, spec, offline)
-    features = next(iter(tables.values())).features
-    image = _column(source, features, spec.image, ("Image",), ("image", "img"), "image")
-    labelled = ("ClassLabel", "Value", "List", "Sequence", "LargeList")
-    label = _column(source, features, spec.label, labelled, ("label", "labels"), "label")
-    item = getattr(features[label], "feature", features[label])
-    classes = tuple(getattr(item, "names", None) or ())
-    from datasets import Image
-
-    tables = {
-        split: rows.select_columns([image, label]).cast_column(image, Image(decode=False))
-        for split, rows in tables.items()
-    }
-    if spec.stream:
-        return _streams(source, tables, image, label, classes, item is not features[label])
-    labels = {split: rows.select_columns([label])[:][label] for split, rows in tables.items()}
-    labels = {split: values for split, values in labels.items() if any(value not in (None, -1) for value in values)}
-    return _image_sets(source, {split: tables[split] for split in labels}, labels, image, classes)
+    tables, whole = _load(source, spec, offline)
+    return HubData(source, spec, tables, offline).found(whole)
 
 
-def _image_sets(
-    source: str, tables: dict[str, Any], labels: dict[str, list[Any]], image: str, classes: tuple[str, ...]
-) -> dict[str, ImageSet]:
-    if not labels:
-        raise DataError(f"{source}: no row has a label")
-    multi_label = isinstance(next(iter(labels.values()))[0], list)
-    known = labels.get("train") or [value for values in labels.values() for value in values]
-    names = classes or class_names(str(x) for value in known for x in (value if multi_label else [value]))
-    index: dict[Any, int] = {i: i for i in range(len(names))} if classes else {name: i for i, name in enumerate(names)}
+class HubData:
+    """A loaded data set: its tables by split, and which columns hold images and labels."""
 
-    def find(split: str, row: int, value: Any) -> int:
-        number = index.get(value if classes else str(value))
-        if number is None:
-            raise DataError(
-                f"{source}: row {row} of {split} has the label {value!r}, which is no class of the training rows"
-            )
-        return number
+    def __init__(self, source: str, spec: HubSource, tables: dict[str, Any], offline: bool | None) -> None:
+        from datasets import Image
 
-    found = {}
-    for split, rows in tables.items():
-        samples: list[Sample] = []
-        for row, value in enumerate(labels[split]):
-            target: Target = (
-                tuple(sorted({find(split, row, x) for x in value or ()})) if multi_label else find(split, row, value)
-            )
-            samples.append((RowImage(rows, image, row, f"{source}/{split}"), target))
-        found[split] = ImageSet(source, names, tuple(samples), multi_label)
-    return found
+        self.source, self.spec = source, spec
+        self.places = own_places(spec.name, offline)
+        features = next(iter(tables.values())).features
+        self.image = _column(source, features, spec.image, ("Image",), ("image", "img"), "image")
+        labelled = ("ClassLabel", "Value", "List", "Sequence", "LargeList")
+        self.label = _column(source, features, spec.label, labelled, ("label", "labels"), "label")
+        item = getattr(features[self.label], "feature", features[self.label])
+        self.declared = tuple(map(nfc, getattr(item, "names", None) or ()))
+        self.multi_label = item is not features[self.label]
+        self.tables = {
+            split: rows.select_columns([self.image, self.label]).cast_column(self.image, Image(decode=False))
+            for split, rows in tables.items()
+        }
+        self._labels: dict[str, list[Any]] = {}
 
+    def found(self, whole: bool) -> Found:
+        """Return how each split is read; one without labels is left out."""
+        found = Found(self.source, whole=whole)
+        for split in self.tables:
+            found.load[split] = partial(self.image_set, split)
+            found.hidden[split] = partial(self.hidden, split)
+        return found
 
-def _streams(
-    source: str, tables: dict[str, Any], image: str, label: str, classes: tuple[str, ...], multi_label: bool
-) -> dict[str, ImageSet]:
-    if not classes:
-        raise DataError(f"{source}: does not declare its classes, which a stream needs; leave out stream")
-    found = {}
-    for split, rows in tables.items():
+    def hidden(self, split: str) -> str | None:
+        """Return the reason why a split has no labels; None where it has some."""
+        if self.spec.stream:
+            values = [row[self.label] for row in islice(self.tables[split], _PEEKED)]
+        else:
+            values = self.labels(split)
+        if values and all(map(is_hidden_label, values)):
+            return f"its labels are hidden (all are {values[0]})"
+        return None
+
+    def labels(self, split: str) -> list[Any]:
+        """Return the labels of a split, read once."""
+        if split not in self._labels:
+            self._labels[split] = self.tables[split].select_columns([self.label])[:][self.label]
+        return self._labels[split]
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        if self.declared:
+            return self.declared
+        if self.spec.stream:
+            raise DataError(f"{self.source}: does not declare its classes, which a stream needs; leave out stream")
+        known = self.labels("train" if "train" in self.tables else next(iter(self.tables)))
+        try:
+            return class_names(nfc(str(x)) for value in known for x in (value or () if self.multi_label else [value]))
+        except DataError as error:
+            raise DataError(f"{self.source}: {error}") from None
+
+    def image_set(self, split: str, training: bool) -> ImageSet:
+        """Return the images of a split. Raises DataError."""
+        name, classes = f"{self.source}/{split}", self.classes
+        if self.spec.stream:
+            stream = HubStream(self.tables[split], self._count(split), self.image, self.label, name, self.places)
+            return ImageSet(self.source, classes, stream, self.multi_label, split=split)
+        outside = outside_cell(self.tables[split], self.image, self.places)
+        if outside is not None:
+            raise DataError(f"{name}: an image cell names {outside!r}, outside the data set: it is not opened")
+        samples: list[Sample] = [
+            (RowImage(self.tables[split], self.image, row, name), self._target(split, row, value))
+            for row, value in enumerate(self.labels(split))
+        ]
+        return ImageSet(self.source, classes, tuple(samples), self.multi_label, split=split)
+
+    def _count(self, split: str) -> int:
+        rows = self.tables[split]
         sizes = rows.info.splits or {}
         count = sizes[rows.split].num_examples if rows.split in sizes else None
         if not count:
             raise DataError(
-                f"{source}: does not declare how many rows {split} has, which a stream needs; leave out stream"
+                f"{self.source}: does not declare how many rows {split} has, which a stream needs; leave out stream"
             )
-        stream = HubStream(rows, count, image, label, f"{source}/{split}")
-        found[split] = ImageSet(source, classes, stream, multi_label)
-    return found
+        return count
+
+    def _target(self, split: str, row: int, value: Any) -> Target:
+        if self.multi_label:
+            return tuple(sorted({self._index(split, row, x) for x in value or ()}))
+        return self._index(split, row, value)
+
+    def _index(self, split: str, row: int, value: Any) -> int:
+        if self.declared:
+            number = value if type(value) is int and 0 <= value < len(self.declared) else None
+        else:
+            number = self._numbers.get(nfc(str(value)))
+        if number is None:
+            raise DataError(
+                f"{self.source}: row {row} of {split} has the label {value!r}, which is not a class of the training "
+                "rows"
+            )
+        return number
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.classes)}
 
 
-def _load(source: str, spec: HubSource, offline: bool | None) -> dict[str, Any]:
-    """Return the tables of the data set, by our names of its parts."""
+def _load(source: str, spec: HubSource, offline: bool | None) -> tuple[dict[str, Any], bool]:
+    """Return the tables of the data set by our names of its splits, and whether it has no splits at all."""
     import datasets
 
     path = Path(spec.name).expanduser()
@@ -214,16 +186,24 @@ def _load(source: str, spec: HubSource, offline: bool | None) -> dict[str, Any]:
                 loaded = datasets.load_dataset(
                     str(path) if path.exists() else spec.name, spec.config, streaming=spec.stream
                 )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{source}: {str(error).strip().splitlines()[0]}") from None
+    except ImportError:
+        raise
+    except Exception as error:  # of files, tables, YAML and networks
+        raise DataError(f"{source}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
     if not isinstance(loaded, dict):
-        return {"train": loaded}
-    parts = {split: loaded[name] for split, names in SPLITS.items() for name in names if name in loaded}
-    if not parts and len(loaded) == 1:
-        return {"train": next(iter(loaded.values()))}
-    if not parts:
-        raise DataError(f"{source}: has the parts {', '.join(loaded)}, none of them train, validation or test")
-    return parts
+        return {"train": loaded}, True
+    tables: dict[str, Any] = {}
+    for name in sorted(loaded, key=lambda name: split_named(name) != name):  # "validation" before "dev"
+        if (split := split_named(name)) is not None:
+            tables.setdefault(split, loaded[name])
+    ignored = [name for name in loaded if not any(loaded[name] is table for table in tables.values())]
+    if not tables and len(loaded) == 1:
+        return {"train": next(iter(loaded.values()))}, True
+    if not tables:
+        raise DataError(f"{source}: has the splits {few(loaded)}, none of them train, validation or test")
+    if ignored:
+        log.warning("%s: ignored beside the splits: %s", source, few(ignored))
+    return tables, False
 
 
 def _column(
@@ -241,23 +221,11 @@ def _column(
     if given is not None:
         if given in fitting:
             return given
-        raise DataError(f"{source}: {given!r} is no column of {what}s; there are {', '.join(features)}")
+        raise DataError(f"{source}: {given!r} is not a column of {what}s; there are {', '.join(features)}")
     named = [name for name in usual if name in fitting]
     if len(fitting) == 1 or named:
         return named[0] if named else fitting[0]
     raise DataError(f"{source}: add ,{what}=COLUMN, one of its columns {', '.join(fitting or features)}")
-
-
-def _bytes_of(cell: Mapping[str, Any]) -> bytes:
-    """Return the bytes of an undecoded cell: its own, or those of the file that it names."""
-    if cell is None:
-        raise ImageError("the row has no image")
-    if cell.get("bytes") is not None:
-        return bytes(cell["bytes"])
-    import fsspec
-
-    with fsspec.open(cell["path"], "rb") as file:
-        return file.read()
 
 
 @contextmanager

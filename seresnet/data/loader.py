@@ -58,12 +58,12 @@ class Loader:
     rank: int = 0
     world: int = 1
     num_classes: int | None = None  # of multi-label images
-    repeats: int = 1  # of each image in a training batch, one after the other, each with a crop of its own
+    repeated_aug: int = 1  # of each image in a training batch, one after the other, each with a crop of its own
     unreadable: dict[Path | StoredImage, str] = field(default_factory=dict)
     _cache: list[Pixels | None] | None = None
 
     def fits_in_memory(self) -> bool:
-        """Tell whether all images, cut to size, can be kept: then each file is decoded once."""
+        """Return whether all images, cut to size, can be kept: then each file is decoded once."""
         channels, height, width = self.crop.preprocess.input_size
         size = len(self.samples) * channels * height * width
         return self.crop.fixed and not isinstance(self.samples, Stream) and size <= CACHE_LIMIT
@@ -85,20 +85,20 @@ class Loader:
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the shuffled full batches of ``epoch``, without the first ``skip``.
 
-        With ``repeats`` an epoch has as many batches, of as many fewer images (arXiv 1902.05509).
+        With ``repeated_aug`` an epoch has as many batches, of as many fewer images (arXiv 1902.05509).
         """
         start, end = (
             self.rank + skip * self.batch_size * self.world,
             self.batches_per_epoch() * self.batch_size * self.world,
         )
-        count, copies = len(self.samples), range(self.repeats)
+        count, copies = len(self.samples), range(self.repeated_aug)
         if isinstance(self.samples, Stream):
             images = enumerate(self.samples.shuffled(self.seed, epoch))
             stream = ((i + copy * count, sample) for i, sample in images for copy in copies)
             yield from self._batches(islice(stream, start, end, self.world), epoch)
             return
         order = np.random.default_rng([self.seed, epoch]).permutation(count)
-        order = (order[:, None] + np.arange(self.repeats) * count).ravel()[start : end : self.world]
+        order = (order[:, None] + np.arange(self.repeated_aug) * count).ravel()[start : end : self.world]
         yield from self._batches(self._each(map(int, order)), epoch)
 
     def in_order(self) -> Iterator[Batch]:

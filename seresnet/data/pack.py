@@ -24,9 +24,10 @@ from PIL import Image
 from seresnet.common.files import atomic_file, write_text
 from seresnet.data.dataset import ImageSet, Sample, StoredImage, Stream
 from seresnet.data.decode import decode, encoded
-from seresnet.data.open_dataset import open_parts
+from seresnet.data.open_dataset import open_splits
 from seresnet.data.parallel import ordered_map
-from seresnet.data.shards import CLASS_NAMES, PLAN, index_path
+from seresnet.data.shard_files import PLAN, index_path, read_json
+from seresnet.data.shards import CLASS_NAMES
 from seresnet.data.sniff import HEAD_BYTES, identify
 from seresnet.errors import ConfigError, DataError, ImageError
 
@@ -34,7 +35,16 @@ SHARD_SIZE = 5000  # images
 JPEG_QUALITY = 95  # with full colour resolution: what is left to lose is below what a random crop's resize changes
 SEED = 0  # of the order of the training images
 
-_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"}
+_SUFFIXES = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "AVIF": "avif",
+    "PPM": "ppm",
+}
 _OURS = re.compile(r"(train|validation|test)-\d{6}\.(tar|index\.json)")
 
 Progress = Callable[[str, str | None], object]  # an image, and the reason where it could not be read
@@ -61,7 +71,7 @@ def pack(
     exist_ok: bool = False,
     progress: Progress | None = None,
 ) -> Packed:
-    """Write the images of ``data``, what `open_parts` takes or returns, into shards of ``shard_size`` images.
+    """Write the images of ``data``, what `open_splits` takes or returns, into shards of ``shard_size`` images.
 
     ``size``: shorter side, in pixels, of images that are larger; these are turned upright and written as JPEG. All
     others keep their bytes. Every image is decoded, and what cannot be read is left out and named, as is a shard's
@@ -72,12 +82,12 @@ def pack(
     for name, value, least in (("size", size, 8), ("shard_size", shard_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ConfigError(f"{name} is {value}: give {least} or more")
-    out, parts = Path(out), data if isinstance(data, dict) else open_parts(data)
-    jobs = [job for split, images in parts.items() for job in _jobs(split, images, shard_size)]
+    out, splits = Path(out), data if isinstance(data, dict) else open_splits(data)
+    jobs = [job for split, images in splits.items() for job in _jobs(split, images, shard_size)]
     names = list(dict.fromkeys(name for name, _, _ in jobs))
-    classes = next(iter(parts.values())).classes
+    classes = next(iter(splits.values())).classes
     _prepare(
-        out, {"size": size, "shard_size": shard_size, "images": _digest(parts), "shards": names}, classes, exist_ok
+        out, {"size": size, "shard_size": shard_size, "images": _digest(splits), "shards": names}, classes, exist_ok
     )
     written = {name: index for name in names if (index := _read_index(out / name))}
 
@@ -102,7 +112,7 @@ def pack(
 
 
 def _jobs(split: str, images: ImageSet, shard_size: int) -> Iterator[Job]:
-    """Deal the images of a part out to shards; those of the training part in a random order that is always the same."""
+    """Deal the images of a split out to shards; those of train in a random order that is always the same."""
     if isinstance(images.samples, Stream):
         raise DataError(f"{images}: a stream cannot be dealt out to shards; leave out stream")
     order = list(range(len(images.samples)))
@@ -112,10 +122,10 @@ def _jobs(split: str, images: ImageSet, shard_size: int) -> Iterator[Job]:
         yield f"{split}-{number // shard_size:06d}.tar", number, images.samples[position]
 
 
-def _digest(parts: dict[str, ImageSet]) -> str:
+def _digest(splits: dict[str, ImageSet]) -> str:
     """Return a hash of what is to be packed, with the size and time of each file."""
     digest = hashlib.sha256()
-    for split, images in parts.items():
+    for split, images in splits.items():
         digest.update(f"{split}\0{images.fingerprint()}".encode())
         for image, _ in images.samples:
             if isinstance(image, Path):
@@ -131,10 +141,7 @@ def _prepare(out: Path, plan: dict[str, Any], classes: Sequence[str], exist_ok: 
     if any("\n" in name for name in classes):
         raise DataError("the name of a class has a line break in it; rename the class")
     present = list(out.iterdir()) if out.is_dir() else []
-    try:
-        same = json.loads((out / PLAN).read_text(encoding="utf-8")) == plan
-    except (OSError, ValueError):
-        same = False
+    same = read_json(out / PLAN) == plan
     if present and not exist_ok:
         what = (
             "has shards of these images; add --exist-ok to finish them" if same else "is not empty; give --out another"
@@ -154,7 +161,7 @@ def _converted(image: Path | StoredImage, size: int | None) -> tuple[str, bytes]
     data = encoded(image)
     picture = decode(data)
     if size is None or min(picture.size) <= size:
-        return _SUFFIXES[identify(data[:HEAD_BYTES])], data
+        return _suffix(identify(data[:HEAD_BYTES])), data
     width, height = (round(side * size / min(picture.size)) for side in picture.size)
     buffer = io.BytesIO()
     try:
@@ -163,6 +170,10 @@ def _converted(image: Path | StoredImage, size: int | None) -> tuple[str, bytes]
     except (OSError, MemoryError) as error:
         raise ImageError(f"cannot be written as {width} x {height} JPEG ({error})") from error
     return "jpg", buffer.getvalue()
+
+
+def _suffix(format_name: str) -> str:
+    return _SUFFIXES.get(format_name, format_name.lower())
 
 
 def _write_shard(path: Path, group: Iterable[Converted], classes: Sequence[str], progress: Progress | None) -> Index:
@@ -190,11 +201,12 @@ def _write_shard(path: Path, group: Iterable[Converted], classes: Sequence[str],
 
 def _read_index(path: Path) -> Index | None:
     """Return the index of a shard that is whole, or None."""
-    try:
-        index = json.loads(index_path(path).read_text(encoding="utf-8"))
-        return index if index["bytes"] == path.stat().st_size else None
-    except (OSError, ValueError):
+    index = read_json(index_path(path)) if path.is_file() else None
+    if not isinstance(index, dict) or index.get("bytes") != path.stat().st_size:
         return None
+    images, skipped = index.get("images"), index.get("skipped")
+    pairs = isinstance(skipped, list) and all(isinstance(row, list) and len(row) == 2 for row in skipped)
+    return index if isinstance(images, list) and pairs else None
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

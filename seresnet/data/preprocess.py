@@ -66,8 +66,8 @@ class Preprocess:
             if len(values) != self.input_size[0]:
                 raise ConfigError(f"{name} needs one number for each of the {self.input_size[0]} channels: {values}")
             object.__setattr__(self, name, values)
-        if min(self.std) <= 0:
-            raise ConfigError(f"std must be positive, not {self.std}")
+        if min(self.std) < 1e-6:
+            raise ConfigError(f"std must be at least 1e-6, not {self.std}")
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Return a picture as a float32 tensor (C, H, W), ready for the network."""

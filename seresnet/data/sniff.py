@@ -29,7 +29,7 @@ _STRANGERS = (
 
 
 def identify(head: bytes) -> str:
-    """Return the format of a file that begins with ``head``: JPEG PNG WEBP GIF BMP TIFF or AVIF.
+    """Return the format of a file that begins with ``head``: JPEG PNG WEBP GIF BMP TIFF AVIF or PPM.
 
     Raises ImageError for anything else, and says what it is where that is known.
     """
@@ -49,6 +49,8 @@ def identify(head: bytes) -> str:
         return _identify_ftyp(head)
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#" and len(head) > 3:
+        return "PPM"
     raise ImageError(_describe_stranger(head))
 
 
@@ -88,7 +90,7 @@ def _describe_stranger(head: bytes) -> str:
 
 
 def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
-    """Tell whether a file lacks its end mark, or is shorter than its header says."""
+    """Return whether a file lacks its end mark, or is shorter than its header says."""
     size = file.seek(0, SEEK_END)
     file.seek(0)
     head = file.read(32)
@@ -112,7 +114,9 @@ def is_cut_short(format_name: str, file: IO[bytes]) -> bool:
 def _boxes_end(file: IO[bytes], size: int) -> int:
     """Return where the last box of an ISO base media file ends, by the sizes that the boxes declare."""
     position = 0
-    while position < size:
+    for _ in range(10_000):
+        if position >= size:
+            break
         file.seek(position)
         box = file.read(16)
         length = int.from_bytes(box[:4], "big")
@@ -125,7 +129,7 @@ def _boxes_end(file: IO[bytes], size: int) -> int:
 
 
 def jpeg_ran_dry(file: IO[bytes], image: Image.Image) -> bool:
-    """Tell whether the last rows of a decoded JPEG are only filled up.
+    """Return whether the last rows of a decoded JPEG are only filled up.
 
     Without an end mark, the file was cut off (and the rest of its disk blocks is zeros). With one, libjpeg warns, which
     Pillow does not pass on, and fills up with mid-grey. So where the last pixel is mid-grey, put more data before the

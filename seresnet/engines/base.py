@@ -15,12 +15,12 @@ PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
 class Engine(Protocol):
-    """What runs a network. ``precision`` is the number format that it really computes in, never "auto"."""
+    """Runs a network. ``precision`` is the one that it computes in, never "auto"."""
 
     name: str
     device: str
     precision: str
-    preferred_batch: int  # images at once, where the caller has no wish
+    preferred_batch: int  # the batch size where the caller names none
 
     def logits(self, x: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
         """Return logits (N, num_classes) of a normalised batch (N, C, H, W), of any height and width."""
@@ -35,5 +35,5 @@ class Engine(Protocol):
         ...
 
     def describe(self) -> str:
-        """Return engine, device and precision in a few words, for people."""
+        """Return engine, device and precision as text."""
         ...

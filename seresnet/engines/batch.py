@@ -29,9 +29,11 @@ def checked(x: Batch | Tensor, channels: int, least: int) -> Batch:
 def failed(shape: Sequence[int]) -> ConfigError:
     """Return the error for a batch that an engine could not compute: for its size, or for want of memory."""
     count = f"{shape[0]} image{'s' if shape[0] > 1 else ''}"
-    return ConfigError(f"{count} of {pixels(shape)}: the network cannot take them; use another size, or fewer at once")
+    return ConfigError(
+        f"{count} of {pixels(shape)}: the network cannot take them; use another image size or a smaller batch"
+    )
 
 
 def pixels(shape: Sequence[int]) -> str:
-    """Return height and width of a batch's images for people."""
+    """Return height and width of a batch's images as text."""
     return f"{shape[2]} x {shape[3]} pixels"

@@ -1,4 +1,4 @@
-"""The inference form of a network as a graph of few operations, for engines that are not torch.
+"""A fused network as a graph of few operations, for engines that are not torch.
 
 `emit` walks the form once and says which operations there are, by the names of its modules; a `Builder` for each
 engine says how that engine spells them. There is no tracing, and no size of an image or batch is written into a graph.
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from seresnet.errors import ConfigError
 from seresnet.models.fuse import (
     BorderGate,
+    FusedBlock,
+    FusedSEResNet,
     Gate,
     GateFirstBlock,
     GateLastBlock,
-    InferenceBlock,
-    InferenceForm,
     Subsample,
 )
 from seresnet.models.squeeze_excite import SqueezeExcite
@@ -90,18 +90,19 @@ class Builder(ABC, Generic[T]):
         """Return ``x`` divided by the number of pixels, height times width, of ``image``."""
 
 
-def emit(form: InferenceForm, build: Builder[T], images: T) -> tuple[T, T]:
+def emit(form: FusedSEResNet, build: Builder[T], images: T) -> tuple[T, T]:
     """Say ``form`` in a builder's operations; return logits (N, num_classes) and pooled features (N, num_features).
 
     Without a classifier the logits are the features. Raises ConfigError for a network that does not pool.
     """
-    if form.global_pool != "avg":
-        raise ConfigError("this network has no pooling at its end: give it one with reset_classifier(..., 'avg')")
+    if (pool := form.global_pool.pool_type) != "avg":
+        how = f"pools by {pool!r} at its end" if pool else "has no pooling at its end"
+        raise ConfigError(f"this network {how}, which this engine cannot run: use engine='torch'")
     x = build.relu("conv1.relu", _layer(build, "conv1", form.conv1, images))
     x = _layer(build, "maxpool", form.maxpool, x)
     for number, stage in enumerate(form.stages, start=1):
         for index, block in enumerate(stage):
-            assert isinstance(block, InferenceBlock)
+            assert isinstance(block, FusedBlock)
             x = _block(build, f"layer{number}.{index}", block, x)
     features = build.mean("features", x, keep=False)
     if not isinstance(form.fc, nn.Linear):
@@ -114,7 +115,7 @@ def array(tensor: Tensor) -> Array:
     return tensor.detach().float().cpu().numpy()
 
 
-def _block(build: Builder[T], name: str, block: InferenceBlock, x: T) -> T:
+def _block(build: Builder[T], name: str, block: FusedBlock, x: T) -> T:
     h = _layer(build, f"{name}.hidden", block.hidden, x)
     u = _layer(build, f"{name}.last", block.last, h)
     if isinstance(block, GateFirstBlock):
@@ -186,7 +187,7 @@ def _layer(build: Builder[T], name: str, layer: nn.Module, x: T) -> T:
         return build.max_pool(name, x, *pool_sizes(layer))
     if isinstance(layer, nn.AvgPool2d):
         return build.avg_pool(name, x, *pool_sizes(layer))
-    raise AssertionError(f"{name}: an inference form has no {type(layer).__name__}")
+    raise AssertionError(f"{name}: a fused network has no {type(layer).__name__}")
 
 
 def pool_sizes(pool: nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int, int]:
@@ -199,7 +200,7 @@ def pool_sizes(pool: nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int, int]:
     return kernel, stride, padding, padding + (stride - 1 if pool.ceil_mode else 0)
 
 
-def smallest_image(form: InferenceForm) -> int:
+def smallest_image(form: FusedSEResNet) -> int:
     """Return the smallest height, and width, that leaves a pixel behind every layer of the form."""
     least = 1
     for name, layer in reversed(list(form.named_modules())):

@@ -73,7 +73,7 @@ def choose_engine(name: str, device: str | None = None) -> str:
     try:
         engine_class("openvino")
     except (ImportError, OSError) as error:
-        log.warning("openvino cannot be imported (%s): torch runs in its place", one_line(error))
+        log.warning("openvino cannot be imported (%s): using torch instead", one_line(error))
         return "torch"
     return "openvino"
 
@@ -85,7 +85,7 @@ def check_engine(name: str) -> None:
 
 
 def has_gpu() -> bool:
-    """Tell whether torch has a GPU to run on; on a machine without any driver's trace, torch is not imported for it."""
+    """Return whether torch has a GPU to run on; without any trace of a driver, torch is not imported for it."""
     if "torch" not in sys.modules and not _has_gpu_driver():
         return False
     import torch

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seresnet.data.classes import few, match_classes
+from seresnet.data.classes import match_classes
 from seresnet.data.dataset import ImageSet, Sample, StoredImage
+from seresnet.data.names import few
 from seresnet.data.open_dataset import open_labelled
 from seresnet.errors import ConfigError, DataError
 from seresnet.evaluation.result import Evaluation, MultiLabelResult, Published, Result, SingleLabelResult

@@ -21,7 +21,7 @@ from seresnet.metrics.single_label import SingleLabelMetrics
 def write_report(evaluation: Evaluation[Any], folder: Path, exist_ok: bool = False) -> Path:
     """Write the files of a report into ``folder`` and return it; each file is whole or not there.
 
-    ``metrics.json`` holds the metrics, ``per_class.csv`` one row a class, ``predictions.csv`` one row an image. With
+    ``metrics.json`` holds the metrics, ``per_class.csv`` one row per class, ``predictions.csv`` one row per image. With
     one label an image, ``confusion.csv`` counts by true class (rows) and predicted class (columns). Pictures:
     ``per_class.png``; where there are image files and mistakes, ``mistakes.png``; and with one label an image
     ``confusion.png`` (of many classes the most frequent confusions) and ``reliability.png``. Raises ConfigError as

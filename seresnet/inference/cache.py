@@ -2,8 +2,8 @@
 
 An entry is a folder named by the hash of all that decides what is in it. It is written under another name, flushed to
 disk and renamed when it is whole: processes that make the same entry at once do not disturb each other, and the first
-one's stays. An entry that is damaged is thrown away, and made anew by whoever wanted it. Where the cache cannot be
-written, everything works without it.
+one's stays. An entry that is damaged in any way is deleted, and made anew by whoever wanted it. Where the cache cannot
+be written, or others could write to it, everything works without it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,10 +29,10 @@ from seresnet.common.machine import usable_cores
 from seresnet.common.text import one_line
 from seresnet.errors import ConfigError
 
-FORMAT = 2  # of an entry; part of every key
+FORMAT = 3  # of an entry; part of every key
 PART = 4 * 2**20  # bytes of a file that are hashed by one thread
 LIMIT = 2 * 2**30  # bytes
-LEFT_BEHIND_SECONDS = 3600.0  # after which an unfinished entry is taken to be a dead process'
+LEFT_BEHIND_SECONDS = 3600.0  # after which an unfinished entry counts as that of a dead process
 ENTRY = "entry.json"
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -47,8 +48,11 @@ class Entry:
     digests: dict[str, str]  # of each file, by its name
 
     def is_whole(self) -> bool:
-        """Tell whether every file holds what was written."""
+        """Return whether the folder holds the files that were written, and nothing else."""
         try:
+            names = {path.name for path in self.folder.iterdir()} - {ENTRY}
+            if names != set(self.digests):
+                return False
             return all(digest_of(self.folder / name) == digest for name, digest in self.digests.items())
         except OSError:
             return False
@@ -64,6 +68,9 @@ class Cache:
         base = cache_folder() if folder is None else folder
         self.folder = None if base is None else base / "models"
         self.limit = cache_limit() if limit is None else limit
+        if self.folder is not None and (reason := not_ours(self.folder)):
+            log.warning("the cache is not used: %s; set SERESNET_CACHE to a folder that only you can write to", reason)
+            self.folder = None
 
     def find(self, key: str) -> Entry | None:
         """Return an entry, and note that it was used; None where there is none that can be read."""
@@ -71,11 +78,10 @@ class Cache:
             return None
         folder = self.folder / key
         try:
-            noted = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-            entry = Entry(folder, dict(noted["facts"]), {str(k): str(v) for k, v in noted["digests"].items()})
+            entry = _read_notes(folder)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.discard(key)
             return None
         with contextlib.suppress(OSError):
@@ -90,7 +96,7 @@ class Cache:
         if self.folder is None or not self.limit:
             return None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self.folder)
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-", ignore_cleanup_errors=True) as temporary:
                 made = Path(temporary, "entry")
                 made.mkdir()
@@ -119,7 +125,7 @@ class Cache:
         flush_folder(self.folder)
 
     def discard(self, key: str) -> None:
-        """Throw an entry away; who is reading it may notice that files are missing, but never sees others."""
+        """Delete an entry; who is reading it may notice that files are missing, but never sees others."""
         assert self.folder is not None
         with contextlib.suppress(OSError):
             gone = Path(tempfile.mkdtemp(dir=self.folder, prefix=".old-"))
@@ -136,7 +142,7 @@ class Cache:
         return sorted(found, key=lambda row: row[1])
 
     def clear(self) -> int:
-        """Throw every entry away, and return how many there were."""
+        """Delete every entry, and return how many there were."""
         keys = [key for key, _, _ in self.entries()]
         for key in keys:
             self.discard(key)
@@ -165,14 +171,27 @@ class Cache:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _read_notes(folder: Path) -> Entry:
+    """Return an entry by what was noted of it. Raises ValueError, or another error, where the notes are damaged."""
+    noted = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+    if noted.pop("sha256") != _notes_digest(noted):
+        raise ValueError("not what was written")
+    return Entry(folder, dict(noted["facts"]), {str(k): str(v) for k, v in noted["digests"].items()})
+
+
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Note the facts and each file's hash in a folder, and flush all of it to disk."""
+    """Note the facts and each file's hash in a folder, with the notes' own hash, and flush all of it to disk."""
     digests = {}
     for path in sorted(folder.iterdir()):
         digests[path.name] = digest_of(path)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-    write_text(folder / ENTRY, json.dumps({"digests": digests, "facts": facts}))
+    noted = {"digests": digests, "facts": facts}
+    write_text(folder / ENTRY, json.dumps({**noted, "sha256": _notes_digest(noted)}))
+
+
+def _notes_digest(noted: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -193,6 +212,32 @@ def _digest_of_part(path: Path, start: int) -> bytes:
     with path.open("rb") as file:
         file.seek(start)
         return hashlib.sha256(file.read(PART)).digest()
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder, and those above it that are missing, for this user alone."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
+
+
+def not_ours(folder: Path) -> str | None:
+    """Return why others could have written to a folder, or None: its owner, and who may write to it and above it.
+
+    What does not exist yet is created for this user alone. Windows keeps a user's folders by other means.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    for path in (folder, folder.parent):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if status.st_uid not in (os.geteuid(), 0):
+            return f"{path} belongs to another user (uid {status.st_uid})"
+        if status.st_mode & stat.S_IWOTH:
+            return f"{path} can be written to by all users"
+    return None
 
 
 def size_of(folder: Path) -> int:

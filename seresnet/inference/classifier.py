@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seresnet.common.text import printable
+from seresnet.data.decode import MAX_PIXELS
 from seresnet.data.preprocess import Preprocess
 from seresnet.engines.base import Engine
 from seresnet.errors import ConfigError, ImageError
@@ -21,7 +22,7 @@ from seresnet.inference.calibration import Calibration
 from seresnet.inference.images import Batch, ReadImage, at_least, each_source, read_images, to_batch
 from seresnet.inference.load import Settings, open_named, open_network
 from seresnet.inference.prediction import NOT_FINITE, Prediction, Scored, predict_row
-from seresnet.weights.source import locate
+from seresnet.weights.source import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +43,15 @@ class Classifier:
         model_name: str,
         label_ids: Sequence[str] = (),
         multi_label: bool = False,
+        offline: bool | None = None,
     ) -> None:
         self.engine = engine
         self.labels = list(labels)
         self.label_ids = list(label_ids)  # WordNet ids by class index, or none
         self.multi_label = multi_label  # each label has a probability of its own; else they sum to 1
         self.model_name = model_name
+        self.max_pixels = MAX_PIXELS  # of an image; more are refused
+        self.offline = offline  # whether web addresses are not fetched; None: as ``HF_HUB_OFFLINE`` says
         self._preprocess = preprocess
 
     def __repr__(self) -> str:
@@ -82,9 +86,9 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """Yield a `Prediction` for each image, in order, in flat memory: a few batches are held, however many come.
 
-        - `sources`: a path of a file, a folder (with all images below it) or a glob; the bytes of an image file; an
-          open file; a Pillow image; an array (H, W, C) or a tensor (C, H, W) of uint8 or of floats from 0 to 1; N of
-          them as (N, H, W, C) or (N, C, H, W); or an iterable of any of these.
+        - `sources`: a path of a file, a folder (with all images below it) or a glob; an http(s) address; the bytes of
+          an image file; an open file; a Pillow image; an array (H, W, C) or a tensor (C, H, W) of uint8 or of floats
+          from 0 to 1; N of them as (N, H, W, C) or (N, C, H, W); or an iterable of any of these.
         - `topk`: the most probable classes to return, 1 or more; cut to the number of classes.
         - `batch_size`: images per batch, 1 or more; None takes what suits the engine.
         - `workers`: threads that decode the next images while the network runs; None: one per core; 0: none, and each
@@ -98,7 +102,7 @@ class Classifier:
             raise ConfigError("this model has no classifier: use embed, or load it with num_classes")
         topk = min(at_least(1, "topk", topk), self.num_classes)
         independent = self.multi_label or self.num_classes == 1
-        scored = self.scored(each_source(sources), batch_size, workers)
+        scored = self.scored(each_source(sources, self.offline), batch_size, workers)
         return (predict_row(row, self.labels, topk, independent) for row in chain.from_iterable(scored))
 
     def scored(
@@ -117,7 +121,7 @@ class Classifier:
         Raises ImageError, with the path, for an image that cannot be read or whose features are not finite.
         """
         rows = []
-        for images in self._read(each_source(sources), batch_size, workers):
+        for images in self._read(each_source(sources, self.offline), batch_size, workers):
             for image in images:
                 if image.error is not None:
                     raise ImageError(f"{image.path or 'an image from memory'}: {image.error}")
@@ -129,7 +133,7 @@ class Classifier:
 
     def _read(self, sources: Iterable[Any], batch_size: int | None, workers: int | None) -> Iterator[list[ReadImage]]:
         size = self.engine.preferred_batch if batch_size is None else at_least(1, "batch_size", batch_size)
-        return read_images(sources, self.preprocess, size, workers)
+        return read_images(sources, self.preprocess, size, workers, self.max_pixels)
 
     def _scored(self, read: Iterable[list[ReadImage]], ahead: bool) -> Iterator[list[Scored]]:
         """Keep the engine busy: it may take a few batches ``ahead`` of its answers, while the next are decoded."""
@@ -162,6 +166,7 @@ def load(
     offline: bool | None = None,
     num_classes: int | None = None,
     calibration: str | PathLike[str] | Iterable[Any] | None = None,
+    labels: str | PathLike[str] | Sequence[str] | None = None,
 ) -> Classifier:
     """Return a `Classifier` for a model by its name, a directory, a file, ``hf-hub:user/repo``, or a network.
 
@@ -174,6 +179,8 @@ def load(
     - `offline`: whether the network is not accessed (None: as ``HF_HUB_OFFLINE`` says).
     - `num_classes`: puts a new, untrained classifier in place of the one in the weights, where it differs.
     - `calibration`: a folder, or up to 300 sources as `Classifier.predict` takes them.
+    - `labels`: class names in class order, in place of the model's own: a list, "imagenet-1k", or a file with a name a
+      line (or JSON).
 
     A name is found in a cache of converted models where it was used before, and needs no torch then. A network that is
     handed over is copied, and stays as it is. Raises WeightsError where the weights cannot be had, ConfigError for a
@@ -190,12 +197,24 @@ def load(
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
         loaded = open_network(network, settings)
-    return Classifier(
-        loaded.engine, loaded.preprocess, loaded.labels, name, loaded.label_ids, multi_label=loaded.multi_label
-    )
+    names, ids = (loaded.labels, loaded.label_ids) if labels is None else _labels(labels, len(loaded.labels))
+    return Classifier(loaded.engine, loaded.preprocess, names, name, ids, loaded.multi_label, offline)
+
+
+def _labels(given: str | PathLike[str] | Sequence[str], num_classes: int) -> tuple[list[str], list[str]]:
+    """Return class names that a user gave, and their WordNet ids or none. Raises ConfigError for another count."""
+    if isinstance(given, str | PathLike):
+        from seresnet.weights.labels import read_labels
+
+        names, ids = read_labels(os.fspath(given))
+    else:
+        names, ids = [str(name) for name in given], []
+    if len(names) != num_classes:
+        raise ConfigError(f"labels hold {len(names):,} names, the model has {num_classes:,} classes: give one for each")
+    return names, ids
 
 
 def exact_precision(model: str | PathLike[str] | SEResNet) -> str:
     """Return the precision of a model's own numbers: "int8" where a quantized one lies in a directory, or "float32"."""
     local = isinstance(model, str | PathLike) and os.path.exists(model)  # noqa: PTH110 (False for what is no path)
-    return "int8" if local and locate(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]
+    return "int8" if local and resolve(os.fspath(model)).quantized else "float32"  # type: ignore[arg-type]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from seresnet.common.files import atomic_file
+from seresnet.common.text import printable
 from seresnet.data.decode import decode
 from seresnet.errors import ConfigError, DataError
 
@@ -23,7 +24,7 @@ _TITLE, _TEXT, _HEADING = 17, 15, 24  # font sizes
 _LINE, _BAR, _REASON = 34, 4, 20  # height of one prediction, of its bar, and of one line of a reason
 _PAGE, _CARD, _PANEL, _EDGE = "#f4f5f7", "#ffffff", "#e9ecf0", "#dde1e6"
 _INK, _SOFT, _ACCENT, _QUIET, _TRACK, _ALARM = "#1d2733", "#66727f", "#2f6fb0", "#9db8d3", "#eceff3", "#a8483a"
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _MAX_SIDE = 16_000  # WEBP ends at 16,383 pixels, JPEG at 65,535
 
 
@@ -37,7 +38,7 @@ def contact_sheet(
     The file appears whole or not at all. Raises ConfigError for another file type, DataError where there are no rows.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{path.name}: a contact sheet is a .png, .jpg or .webp file")
     if columns < 1 or max_tiles < 1:
         raise ConfigError(f"a contact sheet needs at least one column and one tile, not {columns} and {max_tiles}")
@@ -74,10 +75,10 @@ def _draw(tiles: Sequence[Row], columns: int, heading: str, note: str) -> Image.
     sheet = Image.new("RGB", (width, height), _PAGE)
     draw = ImageDraw.Draw(sheet)
     if heading or note:
-        _text(draw, (_MARGIN, _MARGIN), heading or note, _HEADING, _INK, width - 2 * _MARGIN)
+        draw_text(draw, (_MARGIN, _MARGIN), heading or note, _HEADING, _INK, width - 2 * _MARGIN)
     if heading and note:
         font = _font(_TEXT)
-        _text(draw, (width - _MARGIN - font.getlength(note), _MARGIN + 8), note, _TEXT, _SOFT, width)
+        draw_text(draw, (width - _MARGIN - font.getlength(note), _MARGIN + 8), note, _TEXT, _SOFT, width)
     for index, (image, title, found) in enumerate(tiles):
         left = _MARGIN + index % columns * (card_w + _GAP)
         upper = top + index // columns * (card_h + _GAP)
@@ -101,13 +102,13 @@ def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int]
     (left, top), (image, title, found) = corner, row
     draw.rectangle((left, top, left + _WIDTH - 1, top + _HEIGHT - 1), fill=_PANEL)
     below = top + _HEIGHT + 12
-    _text(draw, (left, below), title, _TITLE, _INK, _WIDTH, keep_end=True)
+    draw_text(draw, (left, below), title, _TITLE, _INK, _WIDTH, keep_end=True)
     below += _TITLE + 14
     if image is None:
         mark = _cross()
         sheet.paste(_ALARM, (left + (_WIDTH - mark.width) // 2, top + (_HEIGHT - mark.height) // 2), mark)
         for offset, line in enumerate(_wrap(_reason(found), _WIDTH)):
-            _text(draw, (left, below + offset * _REASON), line, _TEXT, _ALARM, _WIDTH)
+            draw_text(draw, (left, below + offset * _REASON), line, _TEXT, _ALARM, _WIDTH)
         return
     sheet.paste(image, (left + (_WIDTH - image.width) // 2, top + (_HEIGHT - image.height) // 2))
     for rank, (label, probability) in enumerate(found):
@@ -115,8 +116,8 @@ def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int]
         ink, bar = (_INK, _ACCENT) if rank == 0 else (_SOFT, _QUIET)
         number = f"{100 * share:.1f} %"
         number_w = _font(_TEXT).getlength(number)
-        _text(draw, (left, below), label, _TEXT, ink, _WIDTH - number_w - 12)
-        _text(draw, (left + _WIDTH - number_w, below), number, _TEXT, ink, _WIDTH)
+        draw_text(draw, (left, below), label, _TEXT, ink, _WIDTH - number_w - 12)
+        draw_text(draw, (left + _WIDTH - number_w, below), number, _TEXT, ink, _WIDTH)
         y = below + _TEXT + 7
         draw.rectangle((left, y, left + _WIDTH - 1, y + _BAR - 1), fill=_TRACK)
         if round(_WIDTH * share):
@@ -141,7 +142,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _text(
+def draw_text(
     draw: ImageDraw.ImageDraw,
     corner: tuple[float, float],
     text: str,
@@ -149,17 +150,23 @@ def _text(
     colour: str,
     width: float,
     keep_end: bool = False,
-) -> None:
-    """Write one line, shortened to ``width`` pixels: at its end, or in its middle where a file's ending matters."""
+    right: bool = False,
+) -> float:
+    """Write one line, shortened to ``width`` pixels, and return its own width.
+
+    It is shortened at its end, or in its middle where a file's ending matters; ``right`` sets it against the right.
+    """
     font = _font(size)
-    text = " ".join(text.encode("utf-8", "replace").decode().split())  # no control characters, no lone surrogates
+    text = printable(" ".join(text.split()))
     kept = len(text)
     shown = text
     while kept > 1 and font.getlength(shown) > width:
         kept = min(kept - 1, int(kept * width / font.getlength(shown)) + 1)
         tail = kept // 2 if keep_end else 0
         shown = text[: kept - tail].rstrip() + "…" + (text[len(text) - tail :] if tail else "")
-    draw.text(corner, shown, fill=colour, font=font)
+    length = font.getlength(shown)
+    draw.text((corner[0] + (width - length if right else 0), corner[1]), shown, fill=colour, font=font)
+    return float(length)
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -176,15 +183,6 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def _write(sheet: Image.Image, path: Path) -> None:
-    """Write to a temporary name in the same folder, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     options = {} if path.suffix.lower() == ".png" else {"quality": 90}
-    try:
-        with temporary.open("wb") as file:
-            sheet.save(file, _FORMATS[path.suffix.lower()], **options)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        sheet.save(file, FORMATS[path.suffix.lower()], **options)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seresnet.common.machine import described_processor, processor
-from seresnet.common.text import one_line
 from seresnet.data.preprocess import Preprocess
 from seresnet.engines.base import Engine
 from seresnet.engines.registry import ENGINES, check_engine, choose_engine, open_engine
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.inference.cache import Cache, digest_of, key_of
+from seresnet.inference import cached, known_graphs
 from seresnet.inference.calibration import Calibration
-from seresnet.version import __version__
-from seresnet.weights.source import Origin, locate
+from seresnet.weights.source import ModelSource, resolve
 
 if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
@@ -38,7 +33,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """An engine with a network on it, and what is known of the network's images and classes."""
 
     engine: Engine
@@ -46,142 +41,142 @@ class Opened:
     labels: list[str]  # by class index
     label_ids: list[str]  # WordNet's, or none
     multi_label: bool  # whether an image may have several labels, or none
+    notes: tuple[str, ...] = ()  # what was guessed or ignored on the way, for the user
 
 
-def open_network(network: SEResNet, settings: Settings) -> Opened:
-    """Put a network on an engine, which takes it over; with ``precision="int8"`` quantize it first."""
-    chosen = _chosen(settings, None)
-    model: Any = _quantized(network, settings.calibration) if settings.precision == "int8" else network
-    engine = open_engine(chosen, model, settings.device, settings.precision)
-    labels = class_names(network.labels, network.num_classes)
-    return Opened(engine, network.preprocess, labels, list(network.label_ids), network.multi_label)
+def open_named(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> LoadedModel:
+    """Open what a name stands for, see `seresnet.load`, and say what was guessed. A warm cache needs no torch."""
+    loaded = _opened(name, settings, offline, num_classes)
+    for note in loaded.notes:
+        log.warning("%s: %s", name, note)
+    return loaded
 
 
-def open_named(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> Opened:
-    """Open what a name stands for, see `seresnet.load`. With a warm cache, this needs no torch."""
+def _opened(name: str, settings: Settings, offline: bool | None, num_classes: int | None) -> LoadedModel:
     check_engine(settings.engine)
-    origin = locate(name, offline=offline)
+    source = resolve(name, offline=offline)
+    if num_classes == source.num_classes:
+        num_classes = None  # the classifier stays as it is
+    if source.graph is not None:
+        return _open_graph(source, source.graph, settings, num_classes)
     with ThreadPoolExecutor(1, thread_name_prefix="seresnet-hash") as pool:
-        kept = origin.graph is None and (settings.engine == "auto" or ENGINES[settings.engine].file is not None)
-        digests = pool.submit(_digests, origin, settings) if kept else None
-        chosen = _chosen(settings, origin)  # meanwhile OpenVINO is imported
-    settings = replace(settings, engine=chosen)
-    files = digests.result() if digests and num_classes in (None, origin.num_classes) else []
-    file = ENGINES[chosen].file
-    if file is None or not files:
-        return _open_origin(origin, settings, num_classes)
-    key = key_of({**_identity(chosen, settings), "origin": _facts(origin), "files": files})
-    cache = Cache()
-    opened = _from_cache(cache, key, chosen, settings)
-    if opened is None:
-        opened = _open_origin(origin, settings, num_classes)
-        transform = opened.preprocess.to_timm() if opened.preprocess else None
-        facts: dict[str, Any] = {"labels": opened.labels, "label_ids": opened.label_ids, "preprocess": transform}
-        facts["multi_label"] = opened.multi_label
-        if _digests(origin, settings) == files:  # or they were written over while they were read
-            engine: Any = opened.engine
-            cache.store(key, lambda folder: engine.save(folder / file), facts)
-    return opened
+        digests = pool.submit(cached.input_digests, source.path, settings.calibration)
+        engine = _engine_for(settings)  # meanwhile OpenVINO is imported
+    settings = replace(settings, engine=engine)
+    if num_classes is not None or ENGINES[engine].file is None or not digests.result():
+        return _build(source, settings, num_classes)
+    key = cached.key(source, engine, settings.precision, digests.result())
+    found = _from_cache(key, settings)
+    return found or _build_and_store(source, settings, key, digests.result())
 
 
-def _chosen(settings: Settings, origin: Origin | None) -> str:
-    """Return the engine's key. Raises ConfigError where it cannot run this form, or in this precision."""
-    made_for_openvino = (origin is not None and origin.graph is not None) or settings.precision == "int8"
-    if settings.engine == "auto" and made_for_openvino:
-        return "openvino"
-    chosen = choose_engine(settings.engine, settings.device)
-    if made_for_openvino and chosen != "openvino":
-        what = origin.name if origin and origin.graph else "a network in int8"
+def open_network(network: SEResNet, settings: Settings) -> LoadedModel:
+    """Put a network on an engine, which takes it over; with ``precision="int8"`` quantize it first."""
+    engine = _engine_for(settings)
+    model: Any = _quantized(network, settings.calibration) if settings.precision == "int8" else network
+    return LoadedModel(
+        open_engine(engine, model, settings.device, settings.precision),
+        network.preprocess,
+        class_names(network.labels, network.num_classes),
+        list(network.label_ids),
+        network.multi_label,
+    )
+
+
+def class_names(labels: list[str], num_classes: int) -> list[str]:
+    """Return a name for each class: its own, or "class 0", "class 1", ... where there are none."""
+    return list(labels) if len(labels) == num_classes else [f"class {i}" for i in range(num_classes)]
+
+
+def _engine_for(settings: Settings) -> str:
+    """Return the engine's key. Raises ConfigError where it cannot run in this precision."""
+    if settings.precision != "int8":
+        return choose_engine(settings.engine, settings.device)
+    return _openvino_only(settings, "a network in int8")
+
+
+def _openvino_only(settings: Settings, what: str) -> str:
+    """Return "openvino". Raises ConfigError where another engine was asked for."""
+    chosen = settings.engine if settings.engine == "auto" else choose_engine(settings.engine, settings.device)
+    if chosen not in ("auto", "openvino"):
         raise ConfigError(f"{what} runs on openvino alone, not on {chosen}: leave the engine at auto")
-    return chosen
+    return "openvino"
 
 
-def _open_origin(origin: Origin, settings: Settings, num_classes: int | None) -> Opened:
-    """Open weights by building their network, or OpenVINO's own form of one as it is."""
-    if origin.graph is None:
-        from seresnet.weights.load import network_of
+def _open_graph(source: ModelSource, graph: Path, settings: Settings, num_classes: int | None) -> LoadedModel:
+    """Open an OpenVINO graph in a model directory, after a check where this package did not write it."""
+    _openvino_only(settings, source.name)
+    if num_classes is not None:
+        raise ConfigError(f"{source.name} has {source.num_classes} classes for good: give the weights it was made of")
+    if source.num_classes is not None and source.labels and len(source.labels) != source.num_classes:
+        raise WeightsError(
+            f"{source.name}: config.json has {len(source.labels)} class names for {source.num_classes} classes"
+        )
+    _check_graph(source, graph)
+    engine = open_engine("openvino", graph, settings.device, settings.precision)
+    labels = class_names(list(source.labels), source.num_classes or len(source.labels))
+    return LoadedModel(engine, source.preprocess, labels, list(source.label_ids), source.multi_label)
 
-        return open_network(network_of(origin, num_classes=num_classes), settings)
-    if num_classes not in (None, origin.num_classes):
-        raise ConfigError(f"{origin.name} has {origin.num_classes} classes for good: give the weights it was made of")
-    count = origin.num_classes or len(origin.labels)
-    if origin.labels and len(origin.labels) != count:
-        raise WeightsError(f"{origin.name}: config.json has {len(origin.labels)} class names for {count} classes")
-    engine = open_engine("openvino", origin.graph, settings.device, settings.precision)
-    return Opened(engine, origin.preprocess, class_names(origin.labels, count), origin.label_ids, origin.multi_label)
+
+def _check_graph(source: ModelSource, graph: Path) -> None:
+    """Raise WeightsError for a graph that is neither known by its hash nor such as this package writes."""
+    try:
+        digest = known_graphs.graph_digest(graph)
+    except OSError as error:
+        raise WeightsError(f"{graph}: {error.strerror}; an OpenVINO model is a .xml with its .bin") from None
+    if known_graphs.is_known(digest):
+        return
+    from seresnet.engines.openvino.check import check_graph
+
+    count = source.num_classes if source.num_classes is not None else len(source.labels) or None
+    check_graph(graph, count, source.preprocess.input_size[0] if source.preprocess else None)
+    known_graphs.remember(digest)
+
+
+def _build(source: ModelSource, settings: Settings, num_classes: int | None) -> LoadedModel:
+    """Read weights, build their network, and put it on an engine."""
+    from seresnet.weights.load import load_network
+
+    loaded = load_network(source, num_classes=num_classes)
+    return replace(open_network(loaded.network, settings), notes=loaded.notes)
+
+
+def _build_and_store(source: ModelSource, settings: Settings, key: str, digests: list[str]) -> LoadedModel:
+    """Build a network on an engine, and keep the engine's graph in the cache."""
+    loaded = _build(source, settings, None)
+    if cached.input_digests(source.path, settings.calibration) == digests:  # or they were replaced while they were read
+        facts = {
+            "labels": loaded.labels,
+            "label_ids": loaded.label_ids,
+            "preprocess": loaded.preprocess.to_timm() if loaded.preprocess else None,
+            "multi_label": loaded.multi_label,
+            "notes": list(loaded.notes),
+        }
+        cached.store(key, settings.engine, loaded.engine, facts)
+    return loaded
+
+
+def _from_cache(key: str, settings: Settings) -> LoadedModel | None:
+    """Open an entry of the cache; None where there is none, or it is damaged and was deleted."""
+
+    def open_entry(file: Path, facts: dict[str, Any]) -> LoadedModel:
+        engine = open_engine(settings.engine, file, settings.device, settings.precision)
+        preprocess = Preprocess.from_timm(facts["preprocess"]) if facts["preprocess"] else None
+        labels, ids, notes = facts["labels"], facts["label_ids"], tuple(facts["notes"])
+        return LoadedModel(engine, preprocess, labels, ids, facts["multi_label"], notes)
+
+    return cached.find(key, settings.engine, open_entry)
 
 
 def _quantized(network: SEResNet, calibration: Calibration | None) -> Any:
-    """Return a network in 8-bit integers, as OpenVINO's model."""
+    """Return a network in int8, as an OpenVINO model."""
     if calibration is None:
         raise ConfigError(
-            "precision int8 sets its scales by images of yours: give calibration, a folder of some 300 of the kind to "
-            "come, or a model that `seresnet quantize` wrote"
+            "precision int8 needs calibration images: give calibration, a folder of about 300 representative ones, or "
+            "a model that `seresnet quantize` wrote"
         )
     if network.preprocess is None:
         raise ConfigError("this model has no preprocessing: set model.preprocess to a seresnet.Preprocess first")
     from seresnet.engines.openvino.int8 import quantize
 
     return quantize(network, calibration.batches(network.preprocess)).model
-
-
-def _from_cache(cache: Cache, key: str, engine: str, settings: Settings) -> Opened | None:
-    """Open an entry of the cache; throw it away where it is damaged."""
-    entry = cache.find(key)
-    if entry is None:
-        return None
-    try:
-        if not entry.is_whole():
-            raise ValueError("its files are not what was written")
-        keys = ("preprocess", "labels", "label_ids", "multi_label")
-        transform, labels, ids, multi_label = (entry.facts[key] for key in keys)
-        file = entry.folder / str(ENGINES[engine].file)
-        opened = open_engine(engine, file, settings.device, settings.precision)
-        preprocess = Preprocess.from_timm(transform) if transform else None
-        return Opened(opened, preprocess, list(labels), list(ids), bool(multi_label))
-    except Exception as error:  # whatever a damaged file leads an engine to
-        log.info("%s: damaged (%s), made anew", entry.folder, one_line(error))
-        cache.discard(key)
-        return None
-
-
-def _identity(engine: str, settings: Settings) -> dict[str, Any]:
-    """Return what an engine's own form of a network depends on, besides the network.
-
-    The form in float32 serves every precision and processor; that in int8 was made for one kind of processor.
-    """
-    quantized = settings.precision == "int8"
-    return {
-        "seresnet": [__version__, _source()],
-        "engine": [engine, version(ENGINES[engine].package)],
-        "form": ["int8", described_processor(), *sorted(processor()[1])] if quantized else ["float32"],
-    }
-
-
-def _source() -> str:
-    """Return a hash of the code that makes an engine's form: in a working copy it changes within a version."""
-    package = Path(__file__).parents[1]
-    files = sorted(file for part in ("models", "engines", "weights") for file in (package / part).rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _facts(origin: Origin) -> dict[str, Any]:
-    """Return what is known of weights apart from where they lie."""
-    facts = asdict(origin)
-    return {key: value for key, value in facts.items() if key not in ("name", "path", "graph")}
-
-
-def _digests(origin: Origin, settings: Settings) -> list[str]:
-    """Return hashes of the weights and of the images to calibrate with; nothing where one cannot be read."""
-    if origin.path is None or not origin.path.is_file():
-        return []
-    images = settings.calibration.digest() if settings.calibration else ""
-    try:
-        return [digest_of(origin.path), images] if images is not None else []
-    except OSError:
-        return []
-
-
-def class_names(labels: list[str], num_classes: int) -> list[str]:
-    """Return a name for each class: its own, or "class 0", "class 1", ... where there are none."""
-    return list(labels) if len(labels) == num_classes else [f"class {i}" for i in range(num_classes)]

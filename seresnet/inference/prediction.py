@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -52,6 +51,8 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """Return a table of the classes with a bar for each probability, for notebooks."""
+        from html import escape  # costs a command that never needs it 2 ms
+
         if self.error is not None:
             return f"<b>{escape(self._name)}</b>: error: {escape(printable(self.error))}"
         rows = "".join(

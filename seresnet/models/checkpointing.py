@@ -24,7 +24,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, keeping ``x`` alone of what the backward pass needs, and running the block again there.
 
     The second run sees the same batch, and would otherwise move the running statistics twice.
@@ -36,3 +36,10 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
         return nullcontext(), frozen_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+def checkpointed_blocks(stage: nn.Module, x: Tensor) -> Tensor:
+    """Return ``stage(x)`` for blocks one after the other, keeping the input of each alone."""
+    for block in stage.children():
+        x = checkpointed(block, x)
+    return x

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+POOL_TYPES = ("avg", "max", "avgmax", "catavgmax", "")  # timm's; "" leaves the feature map as it is
+
 
 @dataclass(frozen=True)
 class SEResNetConfig:
@@ -12,7 +14,7 @@ class SEResNetConfig:
 
     layers: tuple[int, ...]  # blocks in each stage
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    channels: tuple[int, ...] = (64, 128, 256, 512)  # base width of each stage; a bottleneck puts out four times that
+    channels: tuple[int, ...] = (64, 128, 256, 512)  # base width of each stage; a bottleneck outputs four times that
     groups: int = 1  # of the 3x3 convolution ("cardinality", arXiv 1611.05431)
     base_width: int = 64  # width of one group where channels is 64
     first_width_divisor: int = 1  # SENet-154 halves the width of each block's first convolution
@@ -31,3 +33,6 @@ class SEResNetConfig:
     in_chans: int = 3
     drop_rate: float = 0.0  # dropout before the classifier, in training
     drop_path_rate: float = 0.0  # stochastic depth of the last block; linear from 0 at the first (arXiv 1603.09382)
+    global_pool: Literal["avg", "max", "avgmax", "catavgmax", ""] = "avg"  # "": the feature map is the output
+    output_stride: Literal[8, 16, 32] = 32  # below 32 the last stages dilate in place of striding
+    zero_init_last: bool = True  # new weights: 0 for the last batch norm of each block (arXiv 1706.02677, section 5.1)

@@ -1,4 +1,4 @@
-"""The inference form of a network: the same function, with its excitations at almost no cost.
+"""Fused networks for inference: the same function, with its excitations at almost no cost.
 
 Three exact rewrites, each of which changes the order of the arithmetic and no result beyond rounding:
 
@@ -9,8 +9,8 @@ Three exact rewrites, each of which changes the order of the arithmetic and no r
    convolution with padding 1, the tap that looks up misses the last row of ``h``, the one that looks left misses the
    last column, and so on: its mean follows from the sums of ``h``, of its four edges and of its four corners.
    Where a ReLU stands between convolution and excitation (legacy 18 and 34) nothing of this holds: the order stays.
-3. Dead pixels. In the legacy bottleneck networks a stage reads its input only through 1x1 convolutions of stride 2: of
-   four pixels that the last block before it puts out, three are never read, and need not be computed.
+3. Unused pixels. In the legacy bottleneck networks a stage reads its input only through 1x1 convolutions of stride 2:
+   of four pixels that the last block before it outputs, three are never read, and need not be computed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seresnet.errors import ConfigError
-from seresnet.models.blocks import Block, Bottleneck
+from seresnet.models.blocks import BasicBlock, Bottleneck
 from seresnet.models.resnet import SEResNet
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 log = logging.getLogger("seresnet")
 
-# What an inference form takes over from its network besides the modules.
+# What a fused network takes over from its network besides the modules.
 TAKEN = (
-    *("cfg", "num_classes", "in_chans", "drop_rate", "global_pool", "num_features", "head_hidden_size"),
-    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "feature_info"),
+    *("cfg", "num_classes", "in_chans", "drop_rate", "num_features", "head_hidden_size"),
+    *("labels", "label_ids", "multi_label", "preprocess", "pretrained_cfg", "weights_tag", "feature_info"),
 )
 
 
@@ -45,7 +45,7 @@ class Rewrites:
     batch_norms_folded: int = 0
     gates_first: int = 0
     gates_last: int = 0  # excitations that stay behind their convolution, for the ReLU between
-    dead_pixels: int = 0  # stages whose last block computes a quarter of its output
+    unused_pixels: int = 0  # stages whose last block computes a quarter of its output
 
     def __str__(self) -> str:
         parts = [f"{self.batch_norms_folded} batch norms folded"]
@@ -53,8 +53,8 @@ class Rewrites:
             parts.append(f"{self.gates_first} gates computed before the last convolution")
         if self.gates_last:
             parts.append(f"{self.gates_last} gates kept behind it (a ReLU stands between: nothing to gain)")
-        if self.dead_pixels:
-            parts.append(f"{self.dead_pixels} stages compute only the pixels that the next one reads")
+        if self.unused_pixels:
+            parts.append(f"{self.unused_pixels} stages compute only the pixels that the next one reads")
         return ", ".join(parts)
 
 
@@ -142,11 +142,12 @@ class Subsample(nn.Module):
         return F.max_pool2d(x, 1, stride=2)  # not a slice: exporters see that its size equals a strided convolution's
 
 
-class InferenceBlock(nn.Module):
+class FusedBlock(nn.Module):
     """A residual block without batch norms; this one without excitation: ``relu(last(hidden(x)) + shortcut(x))``."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
         super().__init__()
+        self.anti_alias = block.anti_alias
         layers: list[nn.Module] = [fold(block.conv1, block.bn1), nn.ReLU(inplace=True)]
         conv, norm = block.conv2, block.bn2
         if isinstance(block, Bottleneck):
@@ -168,10 +169,12 @@ class InferenceBlock(nn.Module):
         return self.last(self.hidden(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.branch(x) + self.shortcut(x), inplace=True)
+        u, shortcut = self.branch(x), self.shortcut(x)
+        # In place where sizes are rounded both ways, see `Bottleneck.forward`
+        return F.relu(u.add_(shortcut) if self.anti_alias else u + shortcut, inplace=True)
 
     def compute_quarter(self) -> None:
-        """Put out every other row and column alone. A gate before the last convolution still knows all of them."""
+        """Output every other row and column alone. A gate before the last convolution still knows all of them."""
         self.last.stride = (2, 2)
         if isinstance(self.shortcut, nn.Sequential):
             conv = self.shortcut[-1]
@@ -188,7 +191,7 @@ class InferenceBlock(nn.Module):
             conv.stride = (conv.stride[0] // 2, conv.stride[1] // 2)
 
 
-class GateFirstBlock(InferenceBlock):
+class GateFirstBlock(FusedBlock):
     """A block whose gate is known before its last convolution: ``relu(gate(h) * last(h) + shortcut(x))``."""
 
     def take_excitation(self, se: nn.Module, weight: Tensor, bias: Tensor) -> None:
@@ -200,7 +203,7 @@ class GateFirstBlock(InferenceBlock):
         return self.gate(h) * self.last(h)
 
 
-class GateLastBlock(InferenceBlock):
+class GateLastBlock(FusedBlock):
     """A legacy basic block: ``relu(se(relu(last(h))) + shortcut(x))``; without excitation ``se`` is an identity."""
 
     def take_excitation(self, se: nn.Module, weight: Tensor, bias: Tensor) -> None:
@@ -210,34 +213,36 @@ class GateLastBlock(InferenceBlock):
         return self.se(F.relu(self.last(self.hidden(x)), inplace=True))
 
 
-class InferenceForm(SEResNet):
-    """A network for inference alone, made by `gate_first`; used as a `SEResNet` is, with the same results.
+class FusedSEResNet(SEResNet):
+    """A network for inference alone, made by `fuse_network`; used as a `SEResNet` is, with the same results.
 
     ``rewrites`` tells what was done. It has other modules and tensors than its network: save that one.
     """
 
-    def __init__(self, model: SEResNet, dead_pixels: bool = True) -> None:
+    def __init__(self, model: SEResNet, skip_unused: bool = True) -> None:
         nn.Module.__init__(self)  # not SEResNet's, which would draw new weights
         for name in TAKEN:
             setattr(self, name, copy.deepcopy(getattr(model, name)))
-        self.grad_checkpointing = False
+        self.batch_shard, self.grad_checkpointing = (0, 1), False
         self.conv1 = folded_stem(model.conv1, model.bn1)
         self.bn1 = nn.Identity()  # type: ignore[assignment]
+        self.act1 = nn.ReLU(inplace=True)
         self.maxpool = copy.deepcopy(model.maxpool)
-        kind = GateLastBlock if model.cfg.relu_before_se else GateFirstBlock if model.cfg.reduction else InferenceBlock
+        kind = GateLastBlock if model.cfg.relu_before_se else GateFirstBlock if model.cfg.reduction else FusedBlock
         for index, stage in enumerate(model.stages, start=1):
             self.add_module(f"layer{index}", nn.Sequential(*(kind(block) for block in stage)))  # type: ignore[arg-type]
+        self.global_pool = copy.deepcopy(model.global_pool)
         self.fc = copy.deepcopy(model.fc)
-        skipped = self._skip_dead_pixels(model) if dead_pixels else 0
+        skipped = self._skip_unused_pixels(model) if skip_unused else 0
         self.rewrites = Rewrites(
             batch_norms_folded=sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()),
             gates_first=sum(isinstance(m, GateFirstBlock) for m in self.modules()),
             gates_last=sum(isinstance(m, SqueezeExcite) for m in self.modules()),
-            dead_pixels=skipped,
+            unused_pixels=skipped,
         )
         self.requires_grad_(False).eval()
 
-    def _skip_dead_pixels(self, model: SEResNet) -> int:
+    def _skip_unused_pixels(self, model: SEResNet) -> int:
         """Compute no pixel that the next stage skips; return the number of stages where that is so."""
         done = 0
         for index in range(1, len(model.stages)):
@@ -249,15 +254,15 @@ class InferenceForm(SEResNet):
                 done += 1
         return done
 
-    def train(self, mode: bool = True) -> InferenceForm:
+    def train(self, mode: bool = True) -> FusedSEResNet:
         """Refuse training: there are no batch norms left."""
         if mode:
-            raise ConfigError("an inference form cannot be trained: train the network it was made of, and rewrite that")
+            raise ConfigError("a fused network cannot be trained: train the network it was made from, then fuse that")
         return super().train(False)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Refuse a new classifier, which would need training."""
-        raise ConfigError("an inference form keeps its classifier: reset that of the network, and rewrite it then")
+        raise ConfigError("a fused network keeps its classifier: reset the original network's, then fuse it again")
 
 
 def folded_stem(stem: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
@@ -276,7 +281,7 @@ def folded_stem(stem: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def strides_over_its_input(block: nn.Module) -> bool:
-    """Tell whether a block reads its input through 1x1 convolutions of stride 2 alone."""
+    """Return whether a block reads its input through 1x1 convolutions of stride 2 alone."""
     if not isinstance(block, Bottleneck) or not isinstance(block.downsample, nn.Sequential):
         return False
     readers = (block.conv1, block.downsample[0])
@@ -284,16 +289,18 @@ def strides_over_its_input(block: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def gate_first(model: SEResNet, dead_pixels: bool = True) -> InferenceForm:
-    """Return a copy of the network in its inference form: the same logits by less work. The network stays as it is.
+def fuse_network(model: SEResNet, skip_unused: bool = True) -> FusedSEResNet:
+    """Return a copy of the network fused: the same logits by less work. The network stays as it is.
 
     The form computes what the network computes in evaluation mode, whichever mode that is in, and stays in it. With
-    ``dead_pixels`` the feature maps of stages 1 to 3 of a legacy bottleneck network, in ``forward_intermediates``, are
+    ``skip_unused`` the feature maps of stages 1 to 3 of a legacy bottleneck network, in ``forward_intermediates``, are
     every other row and column of the network's own (``feature_info`` tells so); without, they are whole. Raises
-    ConfigError for a network that is an inference form already.
+    ConfigError for a network that is fused already.
     """
-    if isinstance(model, InferenceForm):
-        raise ConfigError("the network is an inference form already: use it as it is")
-    form = InferenceForm(model, dead_pixels)
-    log.info("inference form: %s", form.rewrites)
+    if isinstance(model, FusedSEResNet):
+        raise ConfigError("the network is fused already: use it as it is")
+    if model.cfg.output_stride < 32:
+        raise ConfigError(f"a network with output_stride={model.cfg.output_stride} cannot be fused: run it as it is")
+    form = FusedSEResNet(model, skip_unused)
+    log.info("fused network: %s", form.rewrites)
     return form

@@ -3,7 +3,7 @@
 The forward pass is that of the modules, operation by operation, so that its numbers are theirs to the last bit. But
 autograd's own backward pass goes over the block's widest tensors once for each of these operations, where the gradient
 of all of them follows from two sums for each image and channel, of g and of g * u (g: the gradient behind the ReLU; u:
-what the last convolution put out): they give the gate's gradient and both of batch norm's reductions. Then one more
+what the last convolution outputs): they give the gate's gradient and both of batch norm's reductions. Then one more
 pass gives the gradient of u. The output of batch norm is not kept either, which saves its memory.
 """
 
@@ -13,38 +13,69 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 
-def fits(norm: nn.Module, se: nn.Module, u: Tensor) -> bool:
-    """Tell whether `excited_sum` can stand for these modules: plain ones in training, on which nobody listens.
+def can_fuse(u: Tensor, norm: nn.Module, se: nn.Module, act: nn.Module, *between: nn.Module) -> bool:
+    """Return whether `fused_bn_se_add_relu` can replace these modules: plain ones, in training, without hooks.
 
-    A compiler fuses by itself, and better. On GPUs it has not been measured, and is not used.
+    ``u`` is what the last convolution outputs, ``act`` the block's last activation, and ``between`` stand modules that
+    have to be identities. Anything else - a subclass, an adapter, a hook on a module or on all of them, a transform of
+    ``torch.func``, forward-mode differentiation, tracing - needs the modules themselves. So does a compiler, which
+    fuses by itself, and better. On GPUs it has not been measured, and is not used.
     """
-    if u.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not norm.training or not torch.is_grad_enabled() or not _is_plain_tensor(u):
         return False
-    plain = type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.momentum is not None
-    if not plain or type(se) is not SqueezeExcite:
+    if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.momentum is None:
         return False
-    return not any(m._forward_hooks or m._forward_pre_hooks for m in (norm, *se.modules()))
+    if type(se) is not SqueezeExcite or type(act) is not nn.ReLU or any(type(m) is not nn.Identity for m in between):
+        return False
+    if not (_is_plain_conv(se.fc1) and _is_plain_conv(se.fc2)):
+        return False
+    if type(se.act) is not nn.ReLU or type(se.sigmoid) is not nn.Sigmoid or _has_any_global_hook():
+        return False
+    return not any(_is_watched(m) for m in (norm, se, se.fc1, se.act, se.fc2, se.sigmoid, act, *between))
 
 
-def excited_sum(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeExcite) -> Tensor:
+def _is_plain_tensor(u: Tensor) -> bool:
+    """Return whether a tensor is one of memory on the CPU, and nothing is being traced or transformed."""
+    if type(u) is not Tensor or u.device.type != "cpu" or torch.compiler.is_compiling() or is_tracing():
+        return False
+    return peek_interpreter_stack() is None and forward_ad._current_level < 0
+
+
+def _is_plain_conv(conv: nn.Module) -> bool:
+    """Return whether a layer is a 1x1 convolution with a bias, as `SqueezeExcite` makes them."""
+    if type(conv) is not nn.Conv2d or conv.bias is None:
+        return False
+    return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Return whether a module has hooks of any kind, or another ``forward`` than its class."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in module.__dict__
+
+
+def fused_bn_se_add_relu(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeExcite) -> Tensor:
     """Return ``relu(se(norm(u)) + shortcut)``, all ``(N, C, H, W)``, and move the statistics of ``norm``."""
     if norm.num_batches_tracked is not None and norm.track_running_stats:
         norm.num_batches_tracked.add_(1)
     statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
     matrices = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
-    return _ExcitedSum.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
+    return _FusedBnSeAddRelu.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
 
 
-class _ExcitedSum(torch.autograd.Function):
+class _FusedBnSeAddRelu(torch.autograd.Function):
     """``v = norm(u)``, ``s = sigmoid(w2 relu(w1 mean(v) + b1) + b2)``, ``y = relu(s * v + shortcut)``.
 
-    Small tensors, ``(N, C, 1, 1)`` and ``(C,)``, are in the number format of the parameters, also under autocast.
+    Small tensors, ``(N, C, 1, 1)`` and ``(C,)``, are in the dtype of the parameters, also under autocast.
     """
 
     @staticmethod
@@ -62,18 +93,21 @@ class _ExcitedSum(torch.autograd.Function):
     ) -> Tensor:
         running_mean, running_var, momentum, eps = statistics
         v, mean, scale = torch.native_batch_norm(u, weight, bias, running_mean, running_var, True, momentum, eps)
-        with torch.autocast(u.device.type, enabled=False):
-            squeezed = v.mean((2, 3), keepdim=True).to(weight.dtype)  # (N, C, H, W) -> (N, C, 1, 1)
-            hidden = torch.relu(F.conv2d(squeezed, w1, b1))
-            gate = torch.sigmoid(F.conv2d(hidden, w2, b2))
+        squeezed, hidden, gate = _excitation(v, weight, w1, b1, w2, b2)
         y = (v * gate.to(v.dtype)).add_(shortcut).relu_()
-        ctx.save_for_backward(u, y, weight, bias, w1, w2, mean, scale, squeezed, hidden, gate)
+        ctx.save_for_backward(u, y, weight, bias, w1, b1, w2, b2, mean, scale, squeezed, hidden, gate)
+        ctx.eps = eps
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, y, weight, bias, w1, w2, mean, scale, *small = ctx.saved_tensors
+        u, y, weight, bias, w1, b1, w2, b2, mean, scale, *small = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: what forward computed must depend on its inputs
+            y = y.detach()  # only its sign is used
+            mean = u.to(weight.dtype).mean((0, 2, 3))
+            scale = (u.to(weight.dtype).var((0, 2, 3), correction=0) + ctx.eps).rsqrt()
+            v = (u - _spread(mean[None], u)) * _spread((scale * weight)[None], u) + _spread(bias[None], u)
+            small = _excitation(v, weight, w1, b1, w2, b2)
         squeezed, hidden, gate = (t.flatten(1) for t in small)  # (N, C, 1, 1) -> (N, C)
         pixels = u[0, 0].numel()
         g = torch.ops.aten.threshold_backward(grad, y, 0)
@@ -95,11 +129,19 @@ class _ExcitedSum(torch.autograd.Function):
         return du, g, grad_weight, grad_bias, grad_w1, grad_hidden.sum(0), grad_w2, grad_gate.sum(0), None
 
 
+def _excitation(v: Tensor, like: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, ...]:
+    """Return the squeezed input ``(N, C, 1, 1)``, the hidden layer and the gate, in the dtype of ``like``."""
+    with torch.autocast(v.device.type, enabled=False):
+        squeezed = v.mean((2, 3), keepdim=True).to(like.dtype)  # (N, C, H, W) -> (N, C, 1, 1)
+        hidden = torch.relu(F.conv2d(squeezed, w1, b1))
+        return squeezed, hidden, torch.sigmoid(F.conv2d(hidden, w2, b2))
+
+
 def _sum(x: Tensor, like: Tensor) -> Tensor:
-    """Sum over pixels, in the number format of ``like``: ``(N, C, H, W) -> (N, C)``."""
+    """Sum over pixels, in the dtype of ``like``: ``(N, C, H, W) -> (N, C)``."""
     return x.sum((2, 3), dtype=like.dtype)
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:
-    """Return ``(N, C)`` as ``(N, C, 1, 1)`` in the number format of ``like``."""
+    """Return ``(N, C)`` as ``(N, C, 1, 1)`` in the dtype of ``like``."""
     return values.to(like.dtype)[:, :, None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 
@@ -24,12 +23,14 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         width = squeeze_width(channels, reduction, divisor)
         self.fc1 = nn.Conv2d(channels, width, 1)
+        self.act = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(width, channels, 1)
+        self.sigmoid = nn.Sigmoid()
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the excitation alone: ``(N, C, H, W) -> (N, C, 1, 1)``, each value between 0 and 1."""
         squeezed = x.mean((2, 3), keepdim=True)  # (N, C, H, W) -> (N, C, 1, 1)
-        return torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
+        return self.sigmoid(self.fc2(self.act(self.fc1(squeezed))))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)

@@ -10,14 +10,14 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from seresnet.data.classes import match_classes
-from seresnet.data.dataset import SPLITS, ImageSet, StoredImage, Stream
-from seresnet.data.folder import EXTENSIONS
-from seresnet.data.open_dataset import open_labelled, open_parts
-from seresnet.data.paths import files_below
+from seresnet.data.dataset import ImageSet, StoredImage, Stream
+from seresnet.data.folder import has_images
+from seresnet.data.open_dataset import open_labelled
+from seresnet.data.walk import Walk, list_folder
 from seresnet.errors import DataError
 from seresnet.evaluation.evaluate import coverage
 
-COMPARED = 2000  # images at most: one percent of changed answers is known to half a percent then
+COMPARED = 2000  # images at most: a change of one percent is then known to about half a percent
 SEED = 0
 
 Image = str | Path | StoredImage
@@ -51,7 +51,7 @@ def choose_images(
     """
     root = Path(data)
     if root.is_dir() and _is_plain(root):
-        pool: list[Labelled] = [(path, None) for path in files_below(os.fspath(root))]
+        pool: list[Labelled] = [(path, None) for path in Walk(root).images(os.fspath(root))]
         order = spread(pool)
         half = min(images, len(order) // 2)
         return Chosen(str(data), _paths(order[:half]), tuple(order[half : half + COMPARED]))
@@ -76,23 +76,21 @@ def spread(samples: Sequence[Labelled]) -> list[Labelled]:
 
 
 def _is_plain(folder: Path) -> bool:
-    """Tell whether a folder has images of its own, or nothing: then the folders in it are no classes."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return not any(e.suffix.lower() == ".tar" or e.is_dir() for e in entries) or any(
-        e.suffix.lower() in EXTENSIONS and e.is_file() for e in entries
-    )
+    """Return whether a folder has images of its own, or nothing: then the folders in it are not classes."""
+    listing = list_folder(folder)
+    tars = any(name.lower().endswith(".tar") for name in listing.files)
+    return not (tars or listing.folders) or has_images(folder)
 
 
 def _parts(data: str | os.PathLike[str], offline: bool | None) -> tuple[ImageSet | None, ImageSet]:
-    """Return the training part, where there is another one, and the images to compare on."""
-    there = {split for split, names in SPLITS.items() if any((Path(data) / name).is_dir() for name in names)}
-    if there and "train" not in there:
-        return None, open_labelled(data, offline)
-    parts = open_parts(data, offline)
-    others = [parts[name] for name in ("test", "validation") if name in parts]
-    return (
-        (parts["train"], others[0]) if others and "train" in parts else (None, others[0] if others else parts["train"])
-    )
+    """Return the training split, where there is another one, and the images to compare on."""
+    held_out = open_labelled(data, offline)
+    if held_out.split in (None, "train"):
+        return None, held_out
+    try:
+        return open_labelled(data, offline, "train"), held_out
+    except DataError:  # it has none
+        return None, held_out
 
 
 def _with_targets(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seresnet.common.files import atomic_folder, write_text
+from seresnet.common.files import atomic_folder, json_text, write_text
 from seresnet.common.machine import described_processor
 from seresnet.common.timing import Timing, interleaved
 from seresnet.data.preprocess import Preprocess
@@ -21,6 +20,7 @@ from seresnet.engines.base import Engine
 from seresnet.engines.registry import engine_class
 from seresnet.errors import ConfigError, DataError, SeresnetError
 from seresnet.inference.images import ReadImage, read_images, to_batch
+from seresnet.inference.known_graphs import graph_digest, remember
 from seresnet.inference.load import class_names
 from seresnet.quantization.images import Chosen, Image, Labelled, choose_images
 from seresnet.quantization.report import QuantizationReport, Speed
@@ -89,8 +89,9 @@ def quantize(
     config["quantization"] = {name: getattr(report, name) for name in IN_CONFIG}  # marks it as int8
     with atomic_folder(out) as folder:
         quantized.save(folder)
-        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        write_text(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "config.json", json_text(config))
+        write_text(folder / REPORT_FILE, json_text(report.to_dict()))
+    remember(graph_digest(out / GRAPH_FILE))  # it opens at once, without the check of graphs from elsewhere
     return report
 
 
@@ -110,18 +111,18 @@ def _check(out: Path, images: int, min_accuracy: float | None, exist_ok: bool) -
 
 def _network(model: str | PathLike[str] | SEResNet, offline: bool | None) -> tuple[str, SEResNet]:
     """Return a name and a network that can be quantized."""
-    from seresnet.models.fuse import InferenceForm
+    from seresnet.models.fuse import FusedSEResNet
     from seresnet.weights.load import network_of
-    from seresnet.weights.source import locate
+    from seresnet.weights.source import resolve
 
     if not isinstance(model, str | PathLike):
         name, network = type(model).__name__, model
     else:
-        origin = locate(fspath(model), offline=offline)
+        origin = resolve(fspath(model), offline=offline)
         if origin.graph is not None:
             raise ConfigError(f"{fspath(model)} is an OpenVINO model: give the weights it was made of")
         name, network = fspath(model), network_of(origin)
-    if isinstance(network, InferenceForm):
+    if isinstance(network, FusedSEResNet):
         raise ConfigError("a fused network cannot be quantized: give the network that it was made of")
     if not network.num_classes:
         raise ConfigError("this model has no classifier, so that int8 cannot be compared with float32")

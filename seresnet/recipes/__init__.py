@@ -13,12 +13,13 @@ from seresnet.recipes.cifar10 import cifar10
 from seresnet.recipes.cifar100 import cifar100
 from seresnet.recipes.debug import debug
 from seresnet.recipes.finetune import finetune
-from seresnet.recipes.imagenet import imagenet_2018, imagenet_modern
+from seresnet.recipes.imagenet import imagenet_2018, imagenet_2018_paper, imagenet_modern
+from seresnet.recipes.probe import probe
 from seresnet.training.config import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     recipe.__name__.replace("_", "-"): recipe
-    for recipe in (finetune, imagenet_2018, imagenet_modern, cifar10, cifar100, debug)
+    for recipe in (finetune, probe, imagenet_2018, imagenet_2018_paper, imagenet_modern, cifar10, cifar100, debug)
 }
 
 

@@ -1,4 +1,4 @@
-"""A run of a few steps, for tests and for looking whether everything is in place."""
+"""A run of a few steps, for tests and as a smoke test."""
 
 from seresnet.training.config import TrainConfig
 

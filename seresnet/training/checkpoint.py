@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from seresnet.common.files import atomic_file
+from seresnet.common.text import short
 from seresnet.errors import SeresnetError
+from seresnet.training.state import TrainState
+from seresnet.weights.read import read_checkpoint
+
+# What a training state holds, and of which type it is.
+CONTENTS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("fingerprint", "config", "state", "model", "optimizer"), (dict,)),
+    "rows": (list,),
+    "ema": (dict, type(None)),
+}
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -18,13 +31,47 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote; no code runs. Raises SeresnetError where it is missing or damaged."""
+    """Read what `save_state` wrote; no code runs. Raises SeresnetError where it is missing, damaged or something else.
+
+    The file is read by the same reader as models, within the same bounds; the run it belongs to stays as it is.
+    """
     if not path.is_file():
         raise SeresnetError(f"{path}: no checkpoint to resume from; start without --resume")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SeresnetError(f"{path}: the checkpoint cannot be read ({type(error).__name__}); start anew") from error
+    state = read_checkpoint(path)
+    if reason := _not_a_state(state):
+        raise SeresnetError(
+            f"{path}: not the training state of a run ({reason}); nothing was changed: give --out another folder, or "
+            "start again with --exist-ok"
+        )
+    return copy.deepcopy(state)  # out of the mapped file, which the next checkpoint replaces
+
+
+def _not_a_state(state: object) -> str:
+    """Return what keeps this from being a training state, or "" where nothing does."""
+    if not isinstance(state, dict):
+        return f"it holds a {type(state).__name__}"
+    if missing := [key for key in CONTENTS if key not in state]:
+        return f"it lacks {', '.join(missing)}"
+    for key, kinds in CONTENTS.items():
+        if not isinstance(state[key], kinds):
+            return f"its {key} is a {type(state[key]).__name__}"
+    known = {item.name for item in fields(TrainState)}
+    if set(state["state"]) != known or not all(type(value) in (int, float) for value in state["state"].values()):
+        return "its state does not tell how far the run is"
+    if {"state", "param_groups"} - state["optimizer"].keys():
+        return "its optimizer has no state"
+    return ""
+
+
+def check_same_tensors(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
+    """Raise SeresnetError, naming the first differences, unless a checkpoint holds the tensors of this network."""
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for name in ("model", "ema"):
+        found = {key: tuple(value.shape) for key, value in (saved[name] or {}).items() if isinstance(value, Tensor)}
+        if saved[name] is not None and found != wanted:
+            different = [str(key) for key in [*wanted, *found] if found.get(key) != wanted.get(key)]
+            names = ", ".join(short(key, 60) for key in different[:3])
+            raise SeresnetError(f"{path} holds other tensors than this network ({names}); give --out another folder")
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:

@@ -1,25 +1,43 @@
-"""The settings of a training run, checked once, where they enter."""
+"""The settings of a training run: each bound stands beside its field, and is checked once, where the value enters."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import functools
 import json
 import math
-import types
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-import yaml
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from seresnet.errors import ConfigError
 
 
+def _listed(value: Any) -> Any:
+    """Return a lone value, or text like ``[0.5, 1]``, as a tuple."""
+    if isinstance(value, str):
+        return tuple(text.strip() for text in value.strip("[]()").split(","))
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+DropRate = Annotated[float, Field(ge=0, le=0.99)]
+Pixels = Annotated[int, Field(ge=8, le=4096)]
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+Epochs = Annotated[float, Field(ge=0, le=100_000)]
+Fractions = Annotated[tuple[Annotated[float, Field(ge=0.001, le=1)], ...], BeforeValidator(_listed)]
+FractionRange = Annotated[
+    tuple[Annotated[float, Field(ge=0.001, le=1)], Annotated[float, Field(ge=0.001, le=1)]], BeforeValidator(_listed)
+]
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that decides a training run beside the data. A recipe returns one; ``--set key=value`` changes a field.
+    """All settings of a training run beside the data. A recipe returns one; ``--set key=value`` changes a field.
 
     Times are in epochs, sizes in pixels, rates and fractions from 0 to 1.
     """
@@ -27,78 +45,80 @@ class TrainConfig:
     # network
     model: str = "seresnet20"  # a name, a directory or a file, as in seresnet.create_model
     pretrained: bool = False
-    drop_rate: float | None = None  # dropout before the classifier; None: the network's own
-    drop_path_rate: float = 0.0
-    freeze_bn: bool | Literal["auto"] = (
-        False  # keep batch norm's statistics; auto: pretrained, and fewer than 16 images
-    )
+    drop_rate: DropRate | None = None  # dropout before the classifier; None: the network's own
+    drop_path_rate: DropRate = 0.0
+    freeze_bn: bool | Literal["auto"] = False  # keep batch norm's statistics; auto: pretrained, batches under 4 images
+    linear_probe: bool = False  # fit the classifier to the features first, and start from it (arXiv 2202.10054)
+    grad_checkpointing: bool = False  # recompute each block in backward: less memory, more time
+    zero_init_last: bool = True  # from scratch: start the last batch norm of each block at zero
     # images
-    size: int | None = None  # None: the weight's own input size
-    train_size: int | None = None  # None: size
-    mean: tuple[float, ...] | None = None  # of the pixels, 0 to 1; None: the weight's own, as the next two
-    std: tuple[float, ...] | None = None
-    crop_pct: float | None = None  # of the evaluation's centre crop
+    size: Pixels | None = None  # None: the weight's own input size
+    train_size: Pixels | None = None  # None: size
+    mean: Annotated[tuple[Probability, ...], BeforeValidator(_listed)] | None = None  # of the pixels, 0 to 1; None: the
+    std: Fractions | None = None  # weight's own, as for std and crop_pct
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)] | None = None  # of the evaluation's centre crop
     crop: Literal["resized", "center"] = "resized"
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    pad: int = 0  # random shift by up to this many pixels
-    hflip: float = 0.5
-    rotation: float = 0.0  # degrees
-    jitter: int = 0  # noise of up to this many of 255 grey levels, drawn for each value of each pixel
-    rand_augment: float = 0.0  # magnitude, 0 (off) to 10, of two random operations on each image
-    erase: float = 0.0
-    repeats: int = 1  # of each image in a batch, cropped anew; an epoch then has as many fewer images
-    mixup: float = 0.0  # alpha of the mixture's beta distribution; 0: off
-    cutmix: float = 0.0  # alpha; with both, each batch takes one of them by a toss
-    val_fraction: float = 0.1  # held out of train where the data set has no validation folder
+    crop_scale: FractionRange = (0.08, 1.0)
+    random_interpolation: bool = False  # crop bilinearly or bicubically, drawn for each image, as timm does
+    pad: Annotated[int, Field(ge=0, le=512)] = 0  # random shift by up to this many pixels
+    hflip: Probability = 0.5
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees
+    pixel_noise: Annotated[int, Field(ge=0, le=255)] = 0  # up to this many of 255 grey levels, for each value
+    rand_augment: Annotated[float, Field(ge=0, le=10)] = 0.0  # magnitude of two random operations per image; 0: off
+    random_erasing_prob: Probability = 0.0
+    repeated_aug: Annotated[int, Field(ge=1, le=64)] = 1  # copies of each image in a batch, each with its own crop
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha of the beta distribution of lam; 0: off
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha; with both, each batch takes one of them at random
+    val_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.1  # held out of train where there is no validation set
     # optimization
-    epochs: int = 100
-    global_batch_size: int = 128
-    auto_batch_size: bool = False  # lower global_batch_size to suit the data, raise accumulate to fit the memory
-    accumulate: int = 1  # micro-batches of each step and process
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 100  # 0: the linear probe alone
+    global_batch_size: Annotated[int, Field(ge=2, le=2**20)] = 128
+    auto_batch_size: bool = False  # lower global_batch_size to suit the data, raise grad_accum_steps to fit the memory
+    grad_accum_steps: Annotated[int, Field(ge=1, le=2**16)] = 1  # micro-batches of each step and rank
     optimizer: Literal["sgd", "lamb"] = "sgd"
-    lr: float = 0.1
-    lr_reference_batch: int | None = None  # lr is for this global batch and grows with it; None: lr as it is
-    momentum: float = 0.9
+    lr: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    lr_reference_batch: BatchSize | None = None  # lr is for this global batch and scales with it; None: lr as it is
+    momentum: Annotated[float, Field(ge=0, le=0.9999)] = 0.9
     nesterov: bool = True
-    weight_decay: float = 1e-4
+    weight_decay: Probability = 1e-4
     decay_norms: bool = False  # weight decay on norms and biases as well
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: float = 1.0
-    step_epochs: tuple[int, ...] = (30, 60, 90)  # schedule="step": the rate is multiplied by step_gamma here
-    step_gamma: float = 0.1
+    warmup_epochs: Epochs = 1.0
+    step_epochs: Annotated[tuple[Annotated[int, Field(ge=0, le=100_000)], ...], BeforeValidator(_listed)] = (30, 60, 90)
+    step_gamma: Probability = 0.1  # schedule="step": the rate is multiplied by it after each of step_epochs
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # images with several labels always take bce
-    bce_threshold: float | None = None  # loss="bce": a mixed image has each label whose share is above this
-    label_smoothing: float = 0.0
-    class_weights: Literal["balanced"] | None = None  # rare classes weigh more
-    clip_grad: float | None = None  # largest norm of the gradient
-    head_lr_scale: float = 1.0  # a new classifier's learning rate over the backbone's
-    layer_decay: float = 1.0  # each stage's learning rate over that of the stage behind it
-    ema_decay: float | None = 0.999
-    patience: int | None = None  # stop after this many epochs without a better validation figure
+    bce_threshold: Annotated[float, Field(ge=0, le=0.999)] | None = None  # loss="bce": soft targets above it become 1
+    label_smoothing: DropRate = 0.0
+    class_weights: Literal["balanced"] | None = None  # rare classes count more
+    clip_grad: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None  # largest norm of the gradient
+    head_lr_scale: Annotated[float, Field(ge=0, le=1e6)] = 1.0  # learning rate of the classifier over the backbone's
+    layer_decay: Probability = 1.0  # learning rate of each stage over that of the next one
+    ema_decay: Probability | None = 0.999
+    patience: Annotated[int, Field(ge=1, le=100_000)] | None = None  # early stopping after so many epochs without gain
     # running
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
     compile: bool = False
-    sync_bn: bool = False  # several processes: batch norm over the images of all
-    workers: int | None = None  # decoding threads; None: the number of cores
-    checkpoint_minutes: float = 10.0  # and at the end of each epoch
+    sync_bn: bool = False  # several ranks: batch norm over the images of all
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None  # decoding threads; None: the number of cores
+    checkpoint_minutes: Annotated[float, Field(ge=0.01, le=1e6)] = 10.0  # and at the end of each epoch
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if number is not None and not low <= number <= high:
-                    raise ConfigError(f"{name} is {number}: it has to be from {low:g} to {high:g}")
-        if self.global_batch_size % self.accumulate:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name), strict=True))
+        if self.global_batch_size % self.grad_accum_steps:
             raise ConfigError(
-                f"global_batch_size {self.global_batch_size} is no multiple of accumulate {self.accumulate}"
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"grad_accum_steps {self.grad_accum_steps}; change one of them"
             )
+        if self.epochs == 0 and not self.linear_probe:
+            raise ConfigError("epochs is 0, which trains nothing: give 1 or more, or linear_probe=true as well")
         if self.crop_scale[0] > self.crop_scale[1]:
-            raise ConfigError(f"crop_scale is {self.crop_scale}: the smaller share of the area comes first")
+            raise ConfigError(f"crop_scale is {self.crop_scale}: the smaller fraction of the area comes first")
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate: ``lr`` grown with the global batch.
+        """The highest learning rate: ``lr`` scaled with the global batch.
 
         In proportion for SGD (arXiv 1706.02677, section 2.1), by the square root for LAMB (arXiv 1904.00962).
         """
@@ -110,69 +130,65 @@ class TrainConfig:
         return asdict(self)
 
     def updated(self, settings: Mapping[str, Any]) -> TrainConfig:
-        """Return a copy with ``settings``; text is read by the field's type. Raises ConfigError."""
-        hints = get_type_hints(TrainConfig)
+        """Return a copy with ``settings``; text is converted to the field's type. Raises ConfigError."""
+        known = [field.name for field in fields(self)]
         for key in settings:
-            if key not in hints:
-                near = difflib.get_close_matches(key, hints, 1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(hints))}"
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(known))}"
                 raise ConfigError(f"no setting is called {key!r}{hint}")
-        return replace(self, **{key: _coerce(key, value, hints[key]) for key, value in settings.items()})
+        values = {k: _checked(k, v, strict=False) if isinstance(v, str) else v for k, v in settings.items()}
+        return replace(self, **values)
 
 
-_RANGES: list[tuple[str, float, float]] = [
-    ("drop_rate", 0, 0.99),
-    ("drop_path_rate", 0, 0.99),
-    ("size", 8, 4096),
-    ("train_size", 8, 4096),
-    ("mean", 0, 1),
-    ("std", 0.001, 1),
-    ("crop_pct", 0.1, 1),
-    ("crop_scale", 0.001, 1),
-    ("pad", 0, 512),
-    ("hflip", 0, 1),
-    ("rotation", 0, 180),
-    ("jitter", 0, 255),
-    ("rand_augment", 0, 10),
-    ("erase", 0, 1),
-    ("repeats", 1, 64),
-    ("mixup", 0, 100),
-    ("cutmix", 0, 100),
-    ("val_fraction", 0.001, 0.9),
-    ("epochs", 1, 100_000),
-    ("global_batch_size", 2, 2**20),
-    ("accumulate", 1, 2**16),
-    ("lr", 0, 1000),
-    ("lr_reference_batch", 1, 2**20),
-    ("momentum", 0, 0.9999),
-    ("weight_decay", 0, 1),
-    ("warmup_epochs", 0, 100_000),
-    ("step_gamma", 0, 1),
-    ("bce_threshold", 0, 0.999),
-    ("label_smoothing", 0, 0.99),
-    ("clip_grad", 1e-9, 1e9),
-    ("head_lr_scale", 0, 1e6),
-    ("layer_decay", 0, 1),
-    ("ema_decay", 0, 1),
-    ("patience", 1, 100_000),
-    ("seed", 0, 2**31 - 1),
-    ("workers", 0, 1024),
-    ("checkpoint_minutes", 0.01, 1e6),
-]
+@functools.cache
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """Return pydantic's validator of each field."""
+    return {name: TypeAdapter(hint) for name, hint in get_type_hints(TrainConfig, include_extras=True).items()}
+
+
+def _checked(name: str, value: Any, *, strict: bool) -> Any:
+    """Return ``value`` as the field's type, or raise ConfigError; unless ``strict``, text is converted."""
+    adapter = _adapters()[name]
+    try:
+        is_none = isinstance(value, str) and not strict and value.lower() in ("none", "null") and name != "model"
+        return adapter.validate_python(None if is_none else value, strict=strict)
+    except ValidationError:
+        expected = _expected(adapter.json_schema())
+        raise ConfigError(f"{name} cannot be {reprlib.repr(value)}: it takes {expected}") from None
+
+
+def _expected(schema: dict[str, Any]) -> str:
+    """Return in words what pydantic's JSON schema of a field allows."""
+    if "anyOf" in schema:
+        return " or ".join(_expected(option) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "array":
+        items = schema.get("prefixItems") or [schema["items"]]
+        return f"a list like [{', '.join(_expected(item) for item in items)}]"
+    words = {"null": "none", "number": "a number", "integer": "a whole number", "boolean": "true or false"}
+    text = words.get(schema["type"], "text")
+    return f"{text} from {schema['minimum']} to {schema['maximum']}" if "minimum" in schema else text
 
 
 NO_SETTINGS = ("data", "precision_used", "lr_used")  # what a run's config.json holds beside its settings
+MAX_CONFIG_BYTES = 2**20
 
 
 def read_config(path: str | Path) -> tuple[TrainConfig, str]:
-    """Return the settings and the data set of a former run from its ``config.json``. Raises ConfigError."""
+    """Return the settings and the data set of a previous run from its ``config.json``. Raises ConfigError."""
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        if len(text) > MAX_CONFIG_BYTES:
+            raise ValueError("larger than 1 MB")
+        values = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a run's config.json") from error
     if not isinstance(values, dict) or not {"data", "model"} <= values.keys():
-        raise ConfigError(f"{path}: is no run's config.json; take the one beside last/ and best/")
+        raise ConfigError(f"{path}: is not a run's config.json; take the one beside last/ and best/")
     settings = {key: value for key, value in values.items() if key not in NO_SETTINGS}
     try:
         return TrainConfig().updated(settings), str(values["data"])
@@ -189,45 +205,3 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
             raise ConfigError(f"--set takes key=value, not {pair!r}")
         settings[key.strip()] = value.strip()
     return settings
-
-
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-    """Read ``value`` as the field's type; texts are read as YAML, so that 1e-4, true, none and [0.5, 1] all work."""
-    if isinstance(value, str) and hint is not str:
-        value = None if value.lower() in ("none", "null") else yaml.safe_load(value)
-    if isinstance(value, str) and hint is not str:  # YAML leaves 1e-4 a text
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    for option in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
-        if (fit := _fit(value, option)) is not None or (value is None and option is type(None)):
-            return fit
-    raise ConfigError(f"{key} cannot be {value!r}: it takes {_name(hint)}")
-
-
-def _fit(value: Any, option: Any) -> Any:
-    """Return ``value`` as ``option``, or None where it does not fit."""
-    if get_origin(option) is Literal:
-        return value if value in get_args(option) else None
-    if get_origin(option) is tuple:
-        inner, *more = get_args(option)
-        items = value if isinstance(value, list | tuple) else [value]
-        fitted = [_fit(item, inner) for item in items]
-        wrong_length = bool(more) and more[0] is not Ellipsis and len(items) != len(get_args(option))
-        return None if None in fitted or wrong_length else tuple(fitted)
-    if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if option is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, option) and (option is bool or not isinstance(value, bool)) else None
-
-
-def _name(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(get_args(hint))
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_name(option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a list like [{', '.join(_name(a) for a in get_args(hint) if a is not Ellipsis)}]"
-    return {"NoneType": "none", "float": "a number", "int": "a whole number", "bool": "true or false"}.get(
-        hint.__name__, "text"
-    )

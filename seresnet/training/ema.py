@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ModelEma:
-    """Keep ``module``, a copy of the model whose every float tensor follows ``decay * old + (1 - decay) * new``.
+    """Keep ``module``, a copy of the model whose floating-point tensors follow ``decay * old + (1 - decay) * new``.
 
     The decay starts low, ``(1 + step) / (10 + step)``, so that the average forgets the random start.
     """
@@ -20,7 +20,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the model's weights after optimizer step ``step`` (from 0)."""
+        """Update the average with the model's weights after optimizer step ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         average: list[Tensor] = []
         latest: list[Tensor] = []

@@ -12,8 +12,9 @@ from torch import Tensor
 class Lamb(torch.optim.Optimizer):
     """Large-batch optimizer; ``params``, groups and ``lr`` are as for torch's own optimizers.
 
-    A group without weight decay (norms and biases) takes Adam's step as it is, without the ratio of norms, as the
-    published implementations do.
+    As in timm's ``Lamb`` and apex's ``FusedLAMB``, the gradients of all groups together are first clipped to a norm of
+    ``max_grad_norm`` (None: not clipped), and a group without weight decay (norms and biases) takes Adam's step as it
+    is, without the ratio of norms.
     """
 
     def __init__(
@@ -23,7 +24,9 @@ class Lamb(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.0,
+        max_grad_norm: float | None = 1.0,
     ) -> None:
+        self.max_grad_norm = max_grad_norm
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
 
     @torch.no_grad()
@@ -33,13 +36,24 @@ class Lamb(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        divisor = self._clip_divisor()
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:
                 group["step"] += 1
-                updates = self._adam([p.grad for p in weights], [self._state(p) for p in weights], group)
+                grads = [p.grad for p in weights]
+                grads = grads if divisor is None else list(torch._foreach_div(grads, divisor))
+                updates = self._adam(grads, [self._state(p) for p in weights], group)
                 _apply(weights, updates, group["lr"], group["weight_decay"])
         return loss
+
+    def _clip_divisor(self) -> Tensor | None:
+        """Return what gradients are divided by so that their norm over all groups is at most ``max_grad_norm``."""
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if self.max_grad_norm is None or not grads:
+            return None
+        norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(grads))))
+        return (norm / self.max_grad_norm).clamp(min=1.0)
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]

@@ -1,4 +1,4 @@
-"""The loss of each image, from logits and targets that give every class a share."""
+"""The loss of each image, from logits and soft targets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from seresnet.training.config import TrainConfig
 class ImageLoss(nn.Module):
     """Return the loss of each image ``(N,)`` from logits and targets, both ``(N, C)``.
 
-    Targets are shares that sum to 1, or with ``multi_label`` 0 or 1 for each label. ``cross_entropy`` is torch's.
-    ``bce`` asks of each class whether the image shows it: the mean over the classes (arXiv 2110.00476, section 3.1),
-    with several labels their sum, so that the gradient of a label does not shrink as labels are added.
+    Targets are soft targets that sum to 1, or with ``multi_label`` 0 or 1 for each label. ``cross_entropy`` is torch's.
+    ``bce`` is binary cross-entropy per class: the mean over the classes (arXiv 2110.00476, section 3.1), with several
+    labels their sum, so that the gradient of a label does not shrink as labels are added.
 
-    ``class_weights`` ``(C,)`` multiply an image's loss by its class's weight; with several labels they multiply what
-    a label costs where it is present.
+    ``class_weights`` ``(C,)`` multiply an image's loss by its class's weight; with several labels they are torch's
+    ``pos_weight``.
     """
 
     def __init__(self, config: TrainConfig, multi_label: bool, class_weights: Tensor | None = None) -> None:
@@ -31,7 +31,7 @@ class ImageLoss(nn.Module):
         """Return ``(N,)``, in float32."""
         logits, weights = logits.float(), self.class_weights
         if self.multi_label:
-            smoothed = targets * (1 - self.smoothing) + self.smoothing / 2  # each label is a question of two answers
+            smoothed = targets * (1 - self.smoothing) + self.smoothing / 2  # each label is a binary question
             losses = F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights, reduction="none")
             return losses.sum(1)
         if self.kind == "bce":
@@ -44,7 +44,7 @@ class ImageLoss(nn.Module):
 
 
 def balanced_weights(counts: list[int], images: int, multi_label: bool) -> Tensor:
-    """Return the weight of each class ``(C,)`` from its number of images, so that all classes weigh the same.
+    """Return the weight of each class ``(C,)`` from its number of images, so that all classes count the same.
 
     One label an image: ``images / (classes * count)``, whose mean over the images is 1. Several: images without the
     label for each one with it, as torch's ``pos_weight`` means it. A class without an image counts as having one.
@@ -54,6 +54,6 @@ def balanced_weights(counts: list[int], images: int, multi_label: bool) -> Tenso
     return weights.float()
 
 
-def shares(targets: Tensor, classes: int) -> Tensor:
-    """Return class indices ``(N,)`` as rows that are 1 at the class ``(N, C)``; targets with a column a class stay."""
-    return targets.float() if targets.ndim == 2 else F.one_hot(targets, classes).float()
+def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
+    """Return class indices ``(N,)`` one-hot encoded as ``(N, num_classes)``; multi-label rows stay as they are."""
+    return targets.float() if targets.ndim == 2 else F.one_hot(targets, num_classes).float()

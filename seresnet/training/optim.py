@@ -14,11 +14,12 @@ from seresnet.training.config import TrainConfig
 from seresnet.training.lamb import Lamb
 
 
-def optimizer_for(model: SEResNet, config: TrainConfig) -> torch.optim.Optimizer:
+def create_optimizer(model: SEResNet, config: TrainConfig) -> torch.optim.Optimizer:
     """Return SGD with momentum, or LAMB, over the groups of `parameter_groups`."""
     groups = parameter_groups(model, config)
     if config.optimizer == "lamb":
-        return Lamb(groups, lr=config.peak_lr)
+        clipped = config.clip_grad is not None  # by the trainer, at a norm of the user's choice
+        return Lamb(groups, lr=config.peak_lr, max_grad_norm=None if clipped else 1.0)
     return torch.optim.SGD(
         groups, lr=config.peak_lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
     )
@@ -27,16 +28,15 @@ def optimizer_for(model: SEResNet, config: TrainConfig) -> torch.optim.Optimizer
 def parameter_groups(model: SEResNet, config: TrainConfig) -> list[dict[str, Any]]:
     """Sort the parameters by weight decay and learning rate.
 
-    Weight decay spares norms and biases (arXiv 1807.11205, section 3.1) unless ``decay_norms``. Each group's
-    ``lr_scale`` is its learning rate over the schedule's: ``layer_decay`` to the power of its distance from the
-    classifier, and the classifier's own ``head_lr_scale``.
+    Weight decay spares norms and biases ("no bias decay", arXiv 1812.01187, section 3.1) unless ``decay_norms``.
+    Each group's ``lr_scale`` is its learning rate over the schedule's: ``layer_decay`` to the power of its distance
+    from the classifier, and the classifier's own ``head_lr_scale``.
     """
-    exempt = model.no_weight_decay()
     depths = layer_depths(model)
     head = max(depths.values())
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decays = config.decay_norms or (parameter.ndim > 1 and name not in exempt)
+        decays = config.decay_norms or parameter.ndim > 1
         is_head = name.startswith("fc.")
         scale = config.head_lr_scale if is_head else config.layer_decay ** (head - depths[name])
         groups.setdefault((decays, scale), []).append(parameter)

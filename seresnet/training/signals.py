@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 end a run in good order: after the step under way, with a checkpoint."""
+"""SIGTERM, SIGINT and SIGUSR1 end a run cleanly: after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from seresnet.errors import SeresnetError
 # Slurm sends SIGUSR1 ahead of a time limit where it is asked to; Windows has none.
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
-
-REPEATS = 2.0  # seconds in which a signal may come again, from a terminal and from what started this process
+REPEAT_SECONDS = 2.0  # a signal may come again within these, from a terminal and from what started this process
 
 
 class TrainingStopped(SeresnetError):
     """A signal stopped the run after its checkpoint was written; ``exit_code`` is the shell's for that signal."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; continue with the same command and --resume")
+    def __init__(self, signum: int, epoch: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} in epoch {epoch}, after step {step}; "
+            "continue with the same command and --resume"
+        )
         self.exit_code = 128 + signum
 
 
 class StopSignal:
     """The first signal to stop that came to this process, if any."""
 
-    def __init__(self, impatient: bool) -> None:
+    def __init__(self, second_exits: bool) -> None:
         self.number: int | None = None
         self.came = 0.0
-        self.impatient = impatient  # a later second signal ends the process at once; torchrun repeats the first one
+        self.second_exits = second_exits  # a later second signal ends the process at once; torchrun repeats the first
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take note of signals within the block. Outside of the main thread Python gives none."""
+        """Record signals within the block. Python delivers none outside of the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -46,7 +48,7 @@ class StopSignal:
             now = time.monotonic()
             if self.number is None:
                 self.number, self.came = signum, now
-            elif self.impatient and now - self.came > REPEATS:
+            elif self.second_exits and now - self.came > REPEAT_SECONDS:
                 os._exit(128 + signum)
 
         previous = {number: signal.signal(number, note) for number in STOPS}

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, on any device that the process group serves.
+"""Batch norm over the images of all ranks, on any device that the process group serves.
 
 torch's own `SyncBatchNorm` has kernels for GPUs alone; there it is used, elsewhere `SyncedBatchNorm2d`. The keys of a
 state dict are those of plain batch norm in both.
@@ -14,20 +14,20 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 
-def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let every batch norm of ``model`` take its statistics over all processes. The parameters stay the same ones."""
+def convert_sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Convert every batch norm of ``model`` to take its statistics over all ranks. The parameters are kept."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(model, name, SyncedBatchNorm2d.like(child))
         else:
-            synchronize(child, device)
+            convert_sync_batch_norm(child, device)
     return model
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of ``(N, C, H, W)`` whose batch, in training, is that of all processes. N may differ between them."""
+    """Batch norm of ``(N, C, H, W)`` whose batch, in training, is that of all ranks. N may differ between them."""
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> SyncedBatchNorm2d:
@@ -40,11 +40,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         return made.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised ``x``; in training, all processes have to call this together."""
+        """Return the normalised ``x``; in training, all ranks have to call this together."""
         if not self.training:
             return super().forward(x)
         y, mean, variance = _Normalize.apply(x, self.weight, self.bias, self.eps)
-        if self.momentum:  # 0: gradient checkpointing runs the layer again, see models.recompute
+        if self.momentum:  # 0: gradient checkpointing runs the layer again, see models.checkpointing
             assert self.running_mean is not None and self.running_var is not None
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)
@@ -54,7 +54,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Normalize(torch.autograd.Function):
-    """``(x - mean) / sqrt(variance + eps) * weight + bias``, mean and variance over the images of all processes.
+    """``(x - mean) / sqrt(variance + eps) * weight + bias``, mean and variance over the images of all ranks.
 
     The gradient is batch norm's (arXiv 1502.03167, section 3), its two sums, of g and g * xhat, taken over all of them.
     """

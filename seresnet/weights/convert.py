@@ -1,21 +1,19 @@
 """State dict keys: timm's legacy (Cadene's) names on one side, this project's (timm's modern) names on the other.
 
-Pure functions: nothing is loaded, no tensor is changed beyond a reshape.
+Pure functions, but for the hook at the end: nothing is loaded, no tensor is changed beyond a reshape.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-V = TypeVar("V")
+from seresnet.models.resnet import SEResNet
 
-WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net")  # averaged weights come first
-PREFIXES = ("module.", "_orig_mod.", "model.")
-MAX_DEPTH = 4  # of wrappers; a made-up file may wrap itself
+V = TypeVar("V")
 
 # legacy -> modern; the deep stem of SENet-154 is layer0.conv1, conv2, conv3 there and conv1.0, conv1.3, conv1.6 here.
 _DEEP_STEM = {
@@ -30,7 +28,7 @@ _STEM = {"layer0.conv1": "conv1", "layer0.bn1": "bn1"}
 
 
 def is_legacy(keys: Mapping[str, object]) -> bool:
-    """Tell whether these are Cadene's and timm's legacy keys: ``layer0.*``, ``se_module``, ``last_linear``."""
+    """Return whether these are Cadene's and timm's legacy keys: ``layer0.*``, ``se_module``, ``last_linear``."""
     return any(key.startswith(("layer0.", "last_linear.")) or ".se_module." in key for key in keys)
 
 
@@ -54,33 +52,6 @@ def _renamed(key: str, stem: Mapping[str, str], back: bool = False) -> str:
     return f"{new}.{leaf}" if module == old else key
 
 
-def unwrap(checkpoint: object) -> dict[str, Tensor] | None:
-    """Find the state dict within a training checkpoint, or return None where there is none.
-
-    Of several wrappers the averaged weights win. The prefixes of DataParallel and torch.compile go.
-    """
-    for _ in range(MAX_DEPTH):
-        if not isinstance(checkpoint, Mapping):
-            return None
-        inner = next((w for w in WRAPPERS if isinstance(checkpoint.get(w), Mapping)), None)
-        if inner is None:
-            break
-        checkpoint = checkpoint[inner]
-    else:
-        return None
-    state = {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    state.pop("n_averaged", None)  # torch's AveragedModel counts beside the weights
-    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state or None
-
-
-def recorded_architecture(checkpoint: object) -> str | None:
-    """Return the architecture that a checkpoint of timm's training script names, or None."""
-    arch = checkpoint.get("arch") if isinstance(checkpoint, Mapping) else None
-    return arch.partition(".")[0] if isinstance(arch, str) else None
-
-
 def normalized(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict in this project's keys and shapes.
 
@@ -89,3 +60,14 @@ def normalized(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = from_legacy(state) if is_legacy(state) else dict(state)
     squeezes = re.compile(r"\.se\.fc[12]\.weight$")
     return {k: v[:, :, None, None] if squeezes.search(k) and v.ndim == 2 else v for k, v in renamed.items()}
+
+
+def rename_legacy_keys(module: SEResNet, state: MutableMapping[str, Any], prefix: str, *rest: object) -> None:
+    """Rename legacy keys in place, as a pre-hook of ``load_state_dict``: timm's and Cadene's files load as they are.
+
+    Only for the networks of that lineage; the keys of a modern network are left alone.
+    """
+    own = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
+    if module.cfg.lineage == "legacy" and is_legacy(own):
+        values = {key: state.pop(full) for key, full in own.items()}
+        state.update({prefix + key: value for key, value in normalized(values).items()})

@@ -1,7 +1,7 @@
 """Files of the Hugging Face Hub, through huggingface_hub: its cache, its resumed downloads, its ``HF_ENDPOINT``.
 
-huggingface_hub alone waits some 24 seconds for a network that is not there. Here one short question comes first, and
-where nobody answers, the cache is all there is. A download that breaks off is taken up where it stopped, several times.
+huggingface_hub alone waits some 24 seconds for a network that is not there. Here one short request comes first, and
+where the Hub does not answer, only the cache is used. A download that breaks off is resumed, several times.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from seresnet.common.files import given_cache
+from seresnet.common.text import one_line
 from seresnet.errors import WeightsError
 from seresnet.version import __version__
 
@@ -23,44 +25,83 @@ class NotInRepository(WeightsError):
     """The Hub has the repository, but not the file."""
 
 
+class HubUnavailable(WeightsError):
+    """The Hub did not answer, or was not asked; ``reason`` says why."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def is_offline() -> bool:
+    """Return whether ``HF_HUB_OFFLINE`` is set."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def hub_url(repo: str, file: str) -> str:
+    """Return the address of a file of a repository's main branch."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, file)
+
+
+def cached_weights(repo: str, revision: str | None = None) -> Path | None:
+    """Return a repository's weights in huggingface_hub's cache, or None."""
+    return next(filter(None, (_cached(repo, file, revision) for file in WEIGHT_FILES)), None)
+
+
 def fetch(
-    repo: str, file: str, revision: str | None = None, offline: bool | None = None, *, newest: bool = False
+    repo: str,
+    file: str,
+    revision: str | None = None,
+    offline: bool | None = None,
+    *,
+    newest: bool = False,
+    answer_seconds: float | None = None,
 ) -> Path:
     """Return the local path of one file of a repository, downloaded unless the cache has it.
 
     With ``newest`` the Hub is asked whether the revision has moved on, and the cache is for when it does not answer;
-    otherwise a cached file is taken without a question. ``offline`` asks nobody; None follows ``HF_HUB_OFFLINE``.
-    Raises WeightsError, in one line, where the file cannot be had.
+    otherwise a cached file is used without a request. ``offline`` makes no request; None follows ``HF_HUB_OFFLINE``.
+    ``answer_seconds``: for the Hub to answer the first request. Raises WeightsError, in one line, where the file is not
+    available.
     """
-    from huggingface_hub import constants
-
     cached = _cached(repo, file, revision)
-    offline = constants.HF_HUB_OFFLINE if offline is None else offline
+    offline = is_offline() if offline is None else offline
     fixed = not newest or re.fullmatch(r"[0-9a-f]{40}", revision or "")
     if cached and (offline or fixed):
         return cached
-    reason = "offline mode is on" if offline else _no_answer(repo, file, revision)
+    reason = "offline mode is on" if offline else _no_answer(repo, file, revision, answer_seconds)
     if reason is None:
         return _download(repo, file, revision)
     if cached is None:
-        raise WeightsError(_how_to_place(repo, reason))
+        raise HubUnavailable(_how_to_place(repo, reason), reason)
     return cached
 
 
-def fetch_weights(repo: str, revision: str | None = None, offline: bool | None = None, *, newest: bool = False) -> Path:
+def fetch_weights(
+    repo: str,
+    revision: str | None = None,
+    offline: bool | None = None,
+    *,
+    newest: bool = False,
+    answer_seconds: float | None = None,
+) -> Path:
     """Return the local path of a repository's weights: ``model.safetensors``, or else ``pytorch_model.bin``."""
-    if not newest and (cached := next(filter(None, (_cached(repo, file, revision) for file in WEIGHT_FILES)), None)):
+    if not newest and (cached := cached_weights(repo, revision)):
         return cached
     for file in WEIGHT_FILES[:-1]:
         try:
-            return fetch(repo, file, revision, offline, newest=newest)
+            return fetch(repo, file, revision, offline, newest=newest, answer_seconds=answer_seconds)
         except NotInRepository:
             continue
         except WeightsError:
             if (cached := _cached(repo, WEIGHT_FILES[-1], revision)) is None:
                 raise
             return cached
-    return fetch(repo, WEIGHT_FILES[-1], revision, offline, newest=newest)
+    return fetch(repo, WEIGHT_FILES[-1], revision, offline, newest=newest, answer_seconds=answer_seconds)
 
 
 def _cached(repo: str, file: str, revision: str | None) -> Path | None:
@@ -69,19 +110,19 @@ def _cached(repo: str, file: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        path = try_to_load_from_cache(repo, file, revision=revision)
+        path = try_to_load_from_cache(repo, file, cache_dir=given_cache(), revision=revision)
     except HFValidationError:
-        raise WeightsError(f"{repo!r} is no repository name; write hf-hub:user/repo") from None
+        raise WeightsError(f"{repo!r} is not the name of a repository; write hf-hub:user/repo") from None
     return Path(path) if isinstance(path, str) else None
 
 
-def _no_answer(repo: str, file: str, revision: str | None) -> str | None:
-    """Ask the Hub for the file; return why it did not answer, or None where it has it. Raises WeightsError for a no."""
+def _no_answer(repo: str, file: str, revision: str | None, answer_seconds: float | None) -> str | None:
+    """Request the file's headers; return why the Hub did not answer, or None. Raises WeightsError where it refuses."""
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, file, revision=revision)
     patient = constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT
-    seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if patient else ANSWER_SECONDS
+    seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if patient else (answer_seconds or ANSWER_SECONDS)
     try:
         answered = _within(seconds, lambda: get_hf_file_metadata(url, timeout=seconds))
     except errors.GatedRepoError:
@@ -101,7 +142,7 @@ def _no_answer(repo: str, file: str, revision: str | None) -> str | None:
             raise WeightsError(f"{repo}: the Hub forbids it ({code}); log in with `hf auth login`") from None
         return f"the Hub answers with error {code}"
     except Exception as error:  # no route, no name, a proxy, a time-out: the HTTP library's classes change
-        return f"{constants.ENDPOINT} cannot be reached ({_short(error)})"
+        return f"{constants.ENDPOINT} cannot be reached ({one_line(error)})"
     slow = f"{constants.ENDPOINT} does not answer within {seconds:g} s (set HF_HUB_ETAG_TIMEOUT for a slow network)"
     return None if answered else slow
 
@@ -136,10 +177,17 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
 
     try:
         return Path(
-            hf_hub_download(repo, file, revision=revision, library_name="seresnet", library_version=__version__)
+            hf_hub_download(
+                repo,
+                file,
+                revision=revision,
+                cache_dir=given_cache(),
+                library_name="seresnet",
+                library_version=__version__,
+            )
         )
     except Exception as error:  # the network's and the disk's; see above
-        raise WeightsError(f"{repo}: the download of {file} failed ({_short(error)}); run it again") from None
+        raise WeightsError(f"{repo}: the download of {file} failed ({one_line(error)}); run it again") from None
 
 
 def _how_to_place(repo: str, reason: str) -> str:
@@ -150,8 +198,3 @@ def _how_to_place(repo: str, reason: str) -> str:
         f"{WEIGHT_FILES[0]} from {constants.ENDPOINT}/{repo} elsewhere, put both into one folder, and give that folder "
         "as the model"
     )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 100 else text[:99] + "…") or type(error).__name__

@@ -1,4 +1,4 @@
-"""The model index: what is known of each weight that has a name. Reads ``index.yaml`` and imports no torch."""
+"""The model index: published weights by name. Reads ``index.yaml`` and imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 
 BUNDLED = Path(str(files("seresnet.weights").joinpath("bundled")))
-DEFAULT_MODEL = "seresnet20.cifar10"  # bundled
 CIFAR_PREPROCESS = {
     "input_size": [3, 32, 32],
     "crop_pct": 1.0,
@@ -123,7 +122,7 @@ def entries() -> dict[str, Entry]:
 
 
 def _bundled() -> dict[str, Entry]:
-    """Return the weights that ship within the package; what is known of them stands in their own config.json."""
+    """Return the weights in the package, described by their own config.json."""
     found = {}
     for config in sorted(BUNDLED.glob("*/config.json")):
         values = json.loads(config.read_text(encoding="utf-8"))
@@ -177,8 +176,8 @@ def list_models(pattern: str | None = None, pretrained: bool = False) -> list[st
 
 
 def unknown(name: str, known: list[str]) -> WeightsError:
-    """Return the error for a name that nothing has."""
+    """Return the error for an unknown name."""
     near = difflib.get_close_matches(name, known, 3, 0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `seresnet models` for the names there are"
+    hint = f"did you mean {' or '.join(near)}?" if near else "run `seresnet models` to list the names"
     shown = name if len(name) <= 200 else f"{name[:200]}..."
-    return WeightsError(f"{shown!r} is no model, directory or file; {hint}")
+    return WeightsError(f"{shown!r} is not a model, directory or file; {hint}")

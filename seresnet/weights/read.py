@@ -1,61 +1,78 @@
-"""Read a weights file without trusting it: nothing in it is run, and what does not fit is refused in one line."""
+"""Read a checkpoint without trusting it: nothing in it is run, and what is not a checkpoint is refused in one line."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import io
 import json
+import mmap
 import pickle
 import re
 import struct
 import warnings
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from seresnet.common.text import one_line, short
 from seresnet.errors import WeightsError
-from seresnet.weights.convert import recorded_architecture, unwrap
+from seresnet.weights.pickles import PickleError, PickleFacts, check_pickle
 
 MAX_HEADER_BYTES = 16_000_000  # of a safetensors file; the largest network of the family needs 0.2 MB
-LARGEST_NETWORK_BYTES = 8 * 2**30  # far beyond any network of the family, with an optimizer's state beside it
+MAX_PICKLE_BYTES = 64_000_000  # of a checkpoint without its tensors
+LARGEST_CHECKPOINT_BYTES = 8 * 2**30  # far beyond any network of the family, with an optimizer's state beside it
+SAFETENSORS_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
+
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first of the pickles in a file from before torch 1.6
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a weights file holds: tensors by their names in the file, and the architecture where it says so."""
+class Placeholder:
+    """Stands for an object beside the weights (a NumPy scalar, a path, an option), which is not made."""
 
-    state: dict[str, Tensor]
-    arch: str | None = None
+    def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
+        """Return one, whatever the object was to be made of."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take whatever the object was to be made of."""
+
+    def __setstate__(self, state: object) -> None:
+        """Take whatever the object was to hold."""
 
 
-def read_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
-    """Return the tensors of a ``.safetensors`` or ``.pth`` file by their names in the file, wrappers taken off.
+# Objects that training scripts put beside the weights. None of them is made: a `Placeholder` takes its place.
+BESIDE_WEIGHTS = (
+    "argparse.Namespace",
+    *(f"numpy{core}.multiarray.{name}" for core in (".core", "._core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy{core}.numeric._frombuffer" for core in (".core", "._core")),
+    *("numpy.dtype", "numpy.ndarray", "numpy.float64", "numpy.float32", "numpy.int64", "numpy.bool_"),
+    *(f"pathlib{at}.{name}" for at in ("", "._local") for name in ("Path", "PosixPath", "WindowsPath")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"builtins.{name}" for name in ("int", "float", "bool", "str", "list", "dict", "tuple", "slice", "range")),
+    *("decimal.Decimal", "uuid.UUID", "types.SimpleNamespace", "torch.torch_version.TorchVersion"),
+)
+
+
+def read_checkpoint(path: Path, sha256: str | None = None) -> Any:
+    """Return what a ``.safetensors`` or ``.pth`` file holds: tensors in mappings and lists, plain values beside them.
 
     The tensors of a ``.safetensors`` file, and of a ``.pth`` file of torch 1.6 or newer, lie in the mapped file: copy
     what you keep. ``sha256`` is what the file's SHA-256 has to begin with. Raises WeightsError for a file that is
-    missing, empty, truncated, no weights file, of another hash, or a pickle that would run code.
+    missing, empty, truncated, no checkpoint, of another hash, or a pickle that would run code.
     """
     head = _head(path)
     if sha256:
         check_sha256(path, sha256)
     if _is_safetensors(head):
-        checkpoint: object = _read_safetensors(path)
-    elif head.startswith((b"PK\x03\x04", b"\x80")):
-        checkpoint = _read_pickle(path, is_zip=head.startswith(b"PK"))
-    else:
-        raise WeightsError(f"{path}: {_describe(head)}; give a .safetensors or .pth file")
-    state = unwrap(checkpoint)
-    if not state:
-        raise WeightsError(f"{path}: holds no state dict; save one with torch.save(model.state_dict(), ...)")
-    odd = next((key for key, value in state.items() if not _is_plain(value)), None)
-    if odd is not None:
-        raise WeightsError(f"{path}: {odd} is no plain tensor of numbers ({state[odd].dtype}); save it dense, as float")
-    return Checkpoint(state, recorded_architecture(checkpoint))
+        return _read_safetensors(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _read_pickle(path, is_zip=head.startswith(b"PK"))
+    raise WeightsError(f"{path}: {_describe(head)}; give a .safetensors or .pth file")
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -74,7 +91,8 @@ def _head(path: Path) -> bytes:
         if path.is_dir():
             raise WeightsError(f"{path} is a folder; give the weights file in it")
         if path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise WeightsError(f"{path} is no regular file; give a weights file")
+            raise WeightsError(f"{path} is not a regular file; give a weights file")
+        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
@@ -84,6 +102,8 @@ def _head(path: Path) -> bytes:
         raise WeightsError(f"{path}: cannot be opened ({reason}); check its path and permissions") from None
     if not head:
         raise WeightsError(f"{path}: the file is empty; download it again")
+    if size > LARGEST_CHECKPOINT_BYTES:
+        raise WeightsError(f"{path}: has {size / 2**30:.0f} GiB, more than any checkpoint of these networks; refused")
     return head
 
 
@@ -106,13 +126,6 @@ def _describe(head: bytes) -> str:
     return "not a weights file"
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Tell dense numbers on the CPU from what else a checkpoint may hold: sparse, quantized, complex, without data."""
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_nested:
-        return False
-    return not (tensor.is_quantized or tensor.is_complex()) and tensor.device.type == "cpu"
-
-
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -123,64 +136,103 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: its header has {length} bytes, beyond any network here; refused")
         try:
             header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            declared = 8 + length + max(ends, default=0)
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            declared = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+            unusual = {str(entry["dtype"]) for entry in tensors.values()} - SAFETENSORS_TYPES
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             raise WeightsError(f"{path}: its header is damaged; download it again") from None
-    if declared > LARGEST_NETWORK_BYTES:
+    if declared > LARGEST_CHECKPOINT_BYTES:
         raise WeightsError(f"{path}: declares {declared / 2**30:.0f} GiB, beyond any network here; refused")
     if declared > size:
         raise WeightsError(f"{path}: truncated: {size} of {declared} bytes; download it again")
+    if unusual:
+        found = short(min(unusual))
+        raise WeightsError(f"{path}: damaged, or holds numbers of type {found}; save it as float32 or float16")
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise WeightsError(f"{path}: damaged ({_one_line(error)}); download it again") from None
+        raise WeightsError(f"{path}: damaged ({one_line(error)}); download it again") from None
 
 
 def _read_pickle(path: Path, is_zip: bool) -> object:
-    if is_zip:
-        _check_zip(path)
     try:
-        # timm's training script puts its options, an argparse.Namespace, beside the weights: a bag of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        _check_archive(path) if is_zip else _check_stream(path)
+        names = [(Placeholder, name) for name in BESIDE_WEIGHTS]
+        with torch.serialization.safe_globals(names), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.simplefilter("ignore")  # of pickle protocols; what is wrong becomes an error of one line
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except WeightsError:
+        raise
+    except PickleError as error:
+        reason = short(str(error), 200)
+        advice = "download it again" if error.damaged else "refused, and nothing in it was run"
+        raise WeightsError(f"{path}: {reason}; {advice}") from None
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, error)) from None
     except (MemoryError, OverflowError, RecursionError):
         raise WeightsError(f"{path}: declares more than memory holds; refused") from None
-    except Exception as error:  # torch's unpickler raises whatever a made-up file leads it to
-        raise WeightsError(f"{path}: truncated or damaged ({_one_line(error)}); download it again") from None
+    except Exception as error:  # torch's unpickler raises whatever a crafted file leads it to
+        raise WeightsError(f"{path}: truncated or damaged ({one_line(error)}); download it again") from None
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse an archive that is incomplete, unpacks to more than it holds, or is a TorchScript program."""
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that is incomplete, ambiguous, larger than the file, or a program; then check its pickle."""
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            infos, shifted = archive.infolist(), _is_shifted(archive)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
         raise WeightsError(f"{path}: truncated or damaged (an incomplete archive); download it again") from None
-    if any(info.filename.endswith("/constants.pkl") for info in infos):
+    names = [info.filename.lower() for info in infos]
+    if any(name.endswith("/constants.pkl") for name in names):
         raise WeightsError(f"{path}: a TorchScript program, which would run code; give its state_dict() instead")
-    if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in infos):
         raise WeightsError(f"{path}: a compressed archive, not what torch.save writes; unpack it first")
     if sum(info.file_size for info in infos) > path.stat().st_size:
         raise WeightsError(f"{path}: declares more than the file holds; refused")
-    if not any(info.filename.endswith("data.pkl") for info in infos):
+    if not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(f"{path}: a zip archive, but not of torch.save; give the weights file in it")
+    if shifted or len(set(names)) < len(names):
+        raise WeightsError(f"{path}: an archive that can be read in two ways; refused")
+    reader = torch._C.PyTorchFileReader(str(path))  # as torch.load itself reads it
+    if reader.get_record_size("data.pkl") > MAX_PICKLE_BYTES:
+        raise WeightsError(f"{path}: has {MAX_PICKLE_BYTES // 10**6} MB and more beside its tensors; refused")
+    facts = check_pickle(io.BytesIO(reader.get_record("data.pkl")), path.stat().st_size)
+    for key, size in facts.storages.items():
+        if reader.get_record_size(f"data/{key}") < size:
+            raise PickleError("it declares more than the file holds")
+
+
+def _is_shifted(archive: zipfile.ZipFile) -> bool:
+    """Return whether something stands before the archive's own beginning, or behind its end."""
+    first = min((info.header_offset for info in archive.infolist()), default=0)
+    return first != 0 or bool(archive.comment)
+
+
+def _check_stream(path: Path) -> None:
+    """Check the five pickles of a file from before torch 1.6: magic number, version, machine, data, keys."""
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        first = check_pickle(mapped, size)
+        if first.number != _MAGIC_NUMBER:
+            raise WeightsError(_foreign(path, first))
+        for _ in range(4):
+            check_pickle(mapped, size)
+
+
+def _foreign(path: Path, facts: PickleFacts) -> str:
+    found = f" ({short(min(facts.names))})" if facts.names else ""
+    return (
+        f"{path}: a pickle that torch.save did not write{found}; nothing was run. "
+        "Get it as .safetensors, or save its state_dict() by torch.save"
+    )
 
 
 def _refusal(path: Path, error: Exception) -> str:
     """Return the line for a pickle that torch would not read; it stops before anything is run."""
     wanted = re.search(r"GLOBAL ([\w.]+)|(?:global|function) ([\w.]+\.[\w.]+)", str(error))
     found = next((group for group in wanted.groups() if group), None) if wanted else None
-    names = f" ({found})" if found else ""
+    names = f" ({short(found)})" if found else ""
     return (
         f"{path}: damaged, or holds Python objects beyond tensors{names} that could run code; nothing was run. "
         "Get it as .safetensors, or save its state_dict() alone"
     )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:119] + "…"

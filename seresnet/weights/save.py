@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -12,18 +11,26 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from seresnet.common.files import atomic_file, write_text
+from seresnet.common.files import atomic_file, json_text, write_text
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import to_legacy
-from seresnet.weights.source import SEVERAL
+from seresnet.weights.model_config import MULTI_LABEL
 
 # Fields of a configuration that stand elsewhere in config.json, or do not matter to a saved model.
-_ELSEWHERE = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
+_ELSEWHERE = {
+    "num_classes",
+    "in_chans",
+    "drop_rate",
+    "drop_path_rate",
+    "global_pool",
+    "output_stride",
+    "zero_init_last",
+}
 
 
 def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
@@ -31,16 +38,16 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
 
     Class names, WordNet ids and preprocessing travel with the weights. ``dtype`` is the floats' type in the file
     (``torch.float16`` halves it); loading gives float32. Returns the directory. Raises WeightsError for weights that
-    are not finite, for a network that is none of the named architectures, and for an inference form.
+    are not finite, for a network that is none of the named architectures, and for a fused network.
     """
-    if isinstance(model, InferenceForm):
-        raise WeightsError("an inference form has no weights of its own: save the network that it was made of")
+    if isinstance(model, FusedSEResNet):
+        raise WeightsError("a fused network cannot be saved: save the network that it was made from")
     directory = Path(directory)
     state = file_state(model, dtype)
     config = model_config(model)
     with atomic_file(directory / "model.safetensors") as file:
         file.write(to_bytes(state, {"format": "pt"}))
-    write_text(directory / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / "config.json", json_text(config))
     return directory
 
 
@@ -83,7 +90,7 @@ def model_config(model: SEResNet) -> dict[str, Any]:
     preprocess: Preprocess | None = model.preprocess
     legacy = model.cfg.lineage == "legacy"
     first = "conv1" if model.cfg.stem in ("conv7", "conv3") else "conv1.0"
-    tag = model.pretrained_cfg.get("tag") if model.labels else None  # without names, a tag would lend its own
+    tag = model.weights_tag if model.labels else None  # without names, a tag would lend its own
     cfg: dict[str, Any] = {"tag": tag} if tag else {}
     cfg |= preprocess.to_timm() if preprocess else {"input_size": [model.in_chans, 224, 224]}
     cfg |= {
@@ -95,12 +102,12 @@ def model_config(model: SEResNet) -> dict[str, Any]:
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        "global_pool": model.global_pool,
+        "global_pool": model.global_pool.pool_type,
     }
     if args := _model_args(model, VARIANTS[architecture]):
         config["model_args"] = args
     if model.multi_label:
-        config["problem_type"] = SEVERAL
+        config["problem_type"] = MULTI_LABEL
     if model.label_ids:
         config["label_names"] = model.label_ids
         config["label_descriptions"] = dict(zip(model.label_ids, model.labels, strict=True))
@@ -116,4 +123,6 @@ def _model_args(model: SEResNet, row: SEResNetConfig) -> dict[str, Any]:
         args["drop_rate"] = model.drop_rate
     if model.cfg.drop_path_rate and row.lineage != "legacy":  # timm's legacy networks have none
         args["drop_path_rate"] = model.cfg.drop_path_rate
+    if model.cfg.output_stride != row.output_stride:
+        args["output_stride"] = model.cfg.output_stride
     return args

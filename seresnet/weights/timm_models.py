@@ -1,41 +1,45 @@
-"""The inference form of a network that is at hand: one of this package's, or one of timm's."""
+"""`seresnet.fuse`: fuse one of this package's networks, or one of timm's."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
-from seresnet.weights.identify import build_on_meta, declared, fitting_architectures
+from seresnet.weights.create import create_model
+from seresnet.weights.identify import build_on_meta, declared, matching_architectures
 
 log = logging.getLogger("seresnet")
 
 SAME = 1e-9  # largest relative difference of float64 logits between one network and its copy
 
 
-def reparameterize(model: nn.Module, dead_pixels: bool = True) -> InferenceForm:
-    """Return the inference form of a network: the same logits by less work (see `seresnet.models.fuse`).
+def fuse(model: nn.Module, skip_unused: bool = True) -> FusedSEResNet:
+    """Return a fused copy of a network: the same logits by less work (see `seresnet.models.fuse`).
 
     ``model`` is a `SEResNet`, or one of timm's SENet and SE ResNet models (or of its ResNets without excitation, which
     gain their folded batch norms), with any number of classes and input channels. It is not changed. The form is in
     evaluation mode, whichever mode the model is in, in its number format and on its device. timm's is recognised by its
-    tensors, and checked by its answers to an image. ``dead_pixels=False`` keeps the feature maps of legacy bottleneck
-    networks whole. Raises ConfigError for a network that is an inference form already or that is none of these.
+    tensors, and checked by its answers to an image. ``skip_unused=False`` keeps the feature maps of legacy bottleneck
+    networks whole. Raises ConfigError for a network that is fused already or that is none of these.
     """
     if isinstance(model, SEResNet):
-        return gate_first(model, dead_pixels)
+        return fuse_network(model, skip_unused)
     like = next(model.parameters(), torch.empty(0))
     network = same_network(model)
-    form = gate_first(network, dead_pixels)
+    form = fuse_network(network, skip_unused)
     return form.to(like.device, like.dtype)
 
 
@@ -45,7 +49,7 @@ def same_network(model: nn.Module) -> SEResNet:
     theirs = copy.deepcopy(model).to("cpu", torch.float64).eval()
     state = theirs.state_dict()
     state, legacy = normalized(state), is_legacy(state)
-    for arch in fitting_architectures(state, legacy):
+    for arch in matching_architectures(state, legacy):
         if (VARIANTS[arch].lineage == "legacy") != legacy:
             continue
         ours = network_of(arch, state, theirs)
@@ -66,12 +70,12 @@ def network_of(arch: str, state: dict[str, Tensor], theirs: nn.Module) -> SEResN
     ours = build_on_meta(replace(VARIANTS[arch], num_classes=classes or 0, in_chans=chans, drop_rate=drop_rate))
     ours.load_state_dict(state, assign=True)
     if not classes:
-        ours.global_pool = "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else ""
+        ours.reset_classifier(0, "avg" if getattr(theirs.global_pool, "pool_type", "avg") == "avg" else "")
     return ours.eval()
 
 
 def answers_alike(ours: SEResNet, theirs: nn.Module) -> bool:
-    """Tell whether both answer an image alike: strides, pooling and activations, which no tensor's shape tells."""
+    """Return whether both answer an image alike: strides, pooling and activations, which no tensor's shape tells."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, ours.in_chans, 96, 64, generator=generator, dtype=torch.float64)
     a, b = ours(x), theirs(x)
@@ -84,8 +88,44 @@ def describe(model: SEResNet, arch: str, cfg: object) -> None:
     """Take over transform and class names from timm's ``pretrained_cfg``, where they are of this network."""
     facts = cfg if isinstance(cfg, dict) else {}
     model.pretrained_cfg = {**facts, "architecture": arch, "num_classes": model.num_classes}
+    model.weights_tag = str(facts.get("tag") or "")
     names = facts.get("label_names") or []
     if len(names) == model.num_classes:
         model.labels = [str(name) for name in names]
     if facts:
         model.preprocess = Preprocess.from_timm(facts).with_channels(model.in_chans)
+
+
+def register_with_timm(prefix: str = "seresnet_") -> list[str]:
+    """Register this package's networks with timm, for timm's own scripts, and return their names there.
+
+    ``seresnet18`` becomes ``seresnet_seresnet18``: timm's own networks keep their names. ``timm.create_model`` of such
+    a name calls `seresnet.create_model` with its arguments. timm has to be imported before: this package
+    does not import it. Raises ConfigError where it is not, or where a name is timm's already.
+    """
+    timm_models: Any = sys.modules.get("timm.models")
+    if timm_models is None:
+        raise ConfigError("timm is not imported: call register_with_timm() after `import timm`")
+    registered = []
+    for arch in VARIANTS:
+        name = f"{prefix}{arch}"
+        if timm_models.is_model(name):
+            if timm_models.model_entrypoint(name).__module__ != __name__:
+                raise ConfigError(f"timm has a network {name}: choose another prefix")
+        else:
+            entrypoint = _entrypoint(name, arch)
+            setattr(sys.modules[__name__], name, entrypoint)  # where timm looks for it
+            timm_models.register_model(entrypoint)
+        registered.append(name)
+    return registered
+
+
+def _entrypoint(name: str, arch: str) -> Callable[..., nn.Module]:
+    """Return the function that timm calls for a registered name."""
+
+    def entrypoint(pretrained: bool = False, **arguments: Any) -> nn.Module:
+        return create_model(arch, pretrained, **arguments)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__module__ = __name__
+    return entrypoint

@@ -1,4 +1,4 @@
-"""The benchmark of models and engines: which subjects there are, what a row says of them, and the files."""
+"""The benchmark of models and engines: which candidates there are, what a row says of them, and the files."""
 
 import csv
 import json
@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seresnet.benchmarking.benchmark import Benchmark, Row, benchmark, everything, named, open_subjects, random_network
+from seresnet.benchmarking.benchmark import (
+    Benchmark,
+    BenchmarkResult,
+    benchmark,
+    everything,
+    named,
+    open_candidates,
+    random_network,
+)
 from seresnet.benchmarking.report import draw, heading, table, write_benchmark
 from seresnet.common.timing import Spread, Timing
 from seresnet.engines.registry import ENGINES
@@ -52,14 +60,14 @@ def test_by_default_every_engine_of_the_table_is_measured_that_starts_at_once():
 
 def test_what_is_not_here_is_skipped_by_default_and_refused_when_asked_for(model, monkeypatch):
     monkeypatch.setattr("seresnet.benchmarking.benchmark.ENGINES", ["torch", "onnxruntime"])
-    subjects, skipped = open_subjects(model, None, "torch", "float32", "cpu", True)
-    names = [subject.name for subject in subjects]
+    candidates, skipped = open_candidates(model, None, "torch", "float32", "cpu", True)
+    names = [candidate.name for candidate in candidates]
     assert names[0] == "torch float32"
     assert len(set(names)) == len(names) and "onnxruntime float32" in names
     assert "onnxruntime bfloat16" not in names
     assert any(line.startswith("onnxruntime bfloat16: ") for line in skipped)
     with pytest.raises(ConfigError, match="onnxruntime"):
-        open_subjects(model, ["onnxruntime:bfloat16"], "torch", "float32", "cpu", True)
+        open_candidates(model, ["onnxruntime:bfloat16"], "torch", "float32", "cpu", True)
 
 
 def test_rows_come_by_batch_size_and_name_model_and_engine(measured, model):
@@ -100,9 +108,9 @@ def test_the_files_hold_what_was_measured(measured, tmp_path):
     assert write_benchmark(measured, folder, exist_ok=True) == folder
 
 
-def row(name: str, rounds: tuple[float, ...], first: tuple[float, ...], difference: float | None) -> Row:
+def row(name: str, rounds: tuple[float, ...], first: tuple[float, ...], difference: float | None) -> BenchmarkResult:
     timing = Timing(name, 4, rounds)
-    return Row(timing, "an engine", timing.speedup_over(Timing("first", 4, first)), difference)
+    return BenchmarkResult(timing, "an engine", timing.speedup_over(Timing("first", 4, first)), difference)
 
 
 def test_a_table_of_known_numbers():
@@ -114,7 +122,7 @@ def test_a_table_of_known_numbers():
     assert lines[1].split() == ["one", "42.00", "41.00", "to", "43.00", "95.2", "1.000", "(1.000", "to", "1.000)"]
     assert lines[2].split()[-7:] == ["2.000", "(2.000", "to", "2.000)", "differ", "by", "3.0e-03"]
     assert lines[2].split()[1:6] == ["21.00", "20.50", "to", "21.50", "190.5"]
-    assert lines[3].endswith("of another model")
+    assert lines[3].endswith("other model")
 
 
 def test_the_picture_has_a_bar_for_each_and_tells_the_first_from_the_others():

@@ -34,7 +34,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_what_a_name_stands_for_is_found_without_torch():
-    code = "import seresnet.weights.source as w, seresnet.models.variants; w.locate('seresnet20.cifar10').path.stat()"
+    code = "import seresnet.weights.source as w, seresnet.models.variants; w.resolve('seresnet20.cifar10').path.stat()"
     assert "torch" not in modules_after(code)
     assert "torch" not in modules_after("import seresnet; assert 'seresnet50' in seresnet.list_models()")
 

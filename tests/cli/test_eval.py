@@ -12,7 +12,7 @@ from PIL import Image
 from seresnet.evaluation.evaluate import evaluate
 from seresnet.evaluation.result import Published
 from seresnet.inference.classifier import load
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from seresnet.weights.save import save
 from tests.cli.terminal import here, seresnet
 from tests.networks import seresnet20
@@ -91,7 +91,7 @@ def test_unreadable_images_are_named_and_the_exit_code_is_one(model, data):
             lambda data: (data / "kind 4").rename(data / "sort 4").parent,
             "does not know: sort 4; its 10 classes are kind 0",
         ),
-        (lambda data: data / "kind 1", "no sub-folders"),
+        (lambda data: data / "kind 1", "no class folders"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(model, data, spoil, message):

@@ -10,21 +10,21 @@ from seresnet.cli import VERBS, run
 
 FLAGS = {
     "predict": (
-        "--model --topk --format --out --sheet --batch-size --device --engine --precision --calibration --workers"
-        " --offline"
+        "--model --labels --topk --format --out --spreadsheet --sheet --save --sort-into --link --threshold"
+        " --batch-size --device --engine --precision --calibration --max-megapixels --workers --offline"
     ),
     "eval": (
-        "--model --report --format --batch-size --device --engine --precision --calibration --workers --offline"
-        " --exist-ok"
+        "--model --labels --split --report --format --batch-size --device --engine --precision --calibration --workers"
+        " --max-megapixels --offline --exist-ok"
     ),
     "train": (
-        "--recipe --config --model --out --epochs --batch-size --lr --set --seed --device --precision --workers"
-        " --resume --exist-ok --offline"
+        "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
+        " --workers --resume --exist-ok --offline"
     ),
     "pack": "--out --size --shard-size --workers --exist-ok --offline",
     "quantize": "--model --data --out --images --min-accuracy --workers --offline --exist-ok",
     "benchmark": ("--model --against --batch-size --rounds --engine --precision --device --out --offline --exist-ok"),
-    "models": "--pretrained --format",
+    "models": "--pretrained --check-sources --format",
     "card": "",
     "doctor": "--clear-cache",
 }

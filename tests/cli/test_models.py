@@ -80,7 +80,14 @@ def test_the_table_names_what_the_json_names():
 def test_no_match_says_so():
     done = here("models", "alexnet")
     assert (done.returncode, done.stdout) == (0, b"")
-    assert b"no name matches" in done.stderr
+    assert done.stderr == b"no name matches alexnet; run `seresnet models` to list the names\n"
+
+
+def test_no_match_suggests_near_names():
+    done = here("models", "legacy_serenset50")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.startswith(b"no name matches legacy_serenset50; did you mean legacy_seresnet50")
+    assert b"did you mean seresnet50.a1_in1k" in here("models", "seresnet50.a1_in1k").stderr  # with --pretrained
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

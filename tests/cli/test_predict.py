@@ -159,15 +159,19 @@ def test_out_takes_the_results_and_leaves_stdout_empty(model, photos, tmp_path, 
     assert os.listdir(out.parent) == ["rows.jsonl"]
 
 
-def test_a_link_and_a_device_stay_what_they_are(model, photos, tmp_path):
-    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+def test_a_device_stays_what_it_is_and_a_planted_link_is_not_followed(model, photos, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for name in ("link.csv", "link.csv.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "mine.txt")
     for out in (tmp_path / "link.csv", Path("/dev/null")):
         assert here("predict", photos / "rocket.jpg", "--model", model, "--format=csv", "--out", out).returncode == 0
-    assert (tmp_path / "link.csv").is_symlink() and "rocket.jpg" in (tmp_path / "real.csv").read_text()
+    assert not (tmp_path / "link.csv").is_symlink() and "rocket.jpg" in (tmp_path / "link.csv").read_text()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
     assert Path("/dev/null").is_char_device()
 
 
-def test_an_interrupted_run_keeps_the_rows_that_it_has_and_the_old_file(model, photos, tmp_path):
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interrupted_run_keeps_the_rows_that_it_has_and_the_old_file(model, photos, tmp_path, number, said):
     out = tmp_path / "rows.json"
     out.write_text("old")
     arguments = [
@@ -188,17 +192,17 @@ def test_an_interrupted_run_keeps_the_rows_that_it_has_and_the_old_file(model, p
         [sys.executable, "-m", "seresnet", *map(str, arguments)],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
     )  # fmt: skip
-    partial = tmp_path / "rows.json.partial"
     process.stdin.write((os.fsencode(photos / "rocket.jpg") + b"\n") * 3)
     process.stdin.flush()  # and it waits for more
     for _ in range(1200):
-        if process.poll() is not None or (partial.exists() and partial.read_text().count("rocket.jpg") >= 2):
+        if process.poll() is not None or sum(p.read_text().count("rocket") for p in tmp_path.glob("*.partial")) >= 2:
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     error = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130
-    assert f"the results up to here are in {partial}" in error and error.endswith("seresnet: error: interrupted\n")
+    (partial,) = tmp_path.glob("rows.json.*.partial")
+    assert process.returncode == 128 + number
+    assert f"the results up to here are in {partial}" in error and error.endswith(f"seresnet: error: {said}\n")
     assert out.read_text() == "old"
     rows = json.loads(partial.read_text())
     assert len(rows) >= 2 and all(row["error"] is None for row in rows)
@@ -229,7 +233,7 @@ def test_a_reader_that_leaves_is_no_error(model, photos):
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used here: use "),
         (["--precision", "float16", "--device", "cpu", "--engine", "torch"], "precision float16 needs a GPU"),
         (["--engine", "openvino", "--device", "cuda"], "engine openvino runs on the cpu"),
-        (["--precision", "int8"], "precision int8 sets its scales by images of yours: give calibration"),
+        (["--precision", "int8"], "precision int8 needs calibration images: give calibration"),
         (["--calibration", "."], "calibration is for precision int8, not auto"),
         (["--out", "."], "--out . is a folder: give the name of a file"),
         (["--sheet", "/dev/null/x.png"], "--sheet /dev/null/x.png: "),

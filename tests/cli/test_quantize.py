@@ -17,7 +17,7 @@ from PIL import Image
 import seresnet
 from seresnet.cli import run
 from seresnet.quantization.quantize import QuantizationError, quantize
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.networks import seresnet20
 from tests.photographs import pieces
 

@@ -1,5 +1,6 @@
 """``seresnet train`` as a process: what it prints, what it refuses, and how a signal ends it."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -7,10 +8,19 @@ import time
 
 import pytest
 
+from seresnet.cli.train import Wrapped
 from tests.cli.terminal import ENVIRONMENT, here
 from tests.made_images import color_folder
 
 SMALL = ["--recipe", "debug", "--set", "size=16", "--batch-size", "8", "--device", "cpu"]
+
+
+def test_messages_fit_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = "warning: 3 of 1,420 validation images are in the training set as well: " + "a/long/path " * 5
+    lines = Wrapped().format(logging.LogRecord("seresnet", logging.INFO, "", 0, text, None, None)).splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 80
+    assert " ".join(line.strip() for line in lines) == text.strip()
 
 
 def seresnet(*arguments, **options):
@@ -68,7 +78,9 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     last = stderr.strip().splitlines()[-1]
-    assert "stopped by SIGTERM" in last
+    assert last.startswith("stopped by SIGTERM in epoch ")
+    assert last in (run / "log.txt").read_text()
+    assert "error" not in stderr
     assert "--resume" in last
     epochs = (run / "metrics.csv").read_text().count("\n") - 1
     done = seresnet(*arguments, "--resume", "--epochs", epochs + 2)
@@ -82,10 +94,12 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
         (["nowhere"], "nowhere: no such folder; give a folder with one sub-folder for each class"),
         (["DATA", "--recipe", "fintune"], "did you mean finetune?"),
         (["DATA", "--set", "lr"], "--set takes key=value, not 'lr'"),
-        (["DATA", "--set", "size=4"], "size is 4: it has to be from 8 to 4096"),
+        (["DATA", "--set", "size=4"], "size cannot be '4': it takes a whole number from 8 to 4096"),
         (["DATA", "--resume"], "--resume needs --out"),
         (["DATA", "--resume", "--exist-ok", "--out", "x"], "give one of them"),
-        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is no model"),
+        (["DATA", "--recipe", "debug", "--model", "seresnet5O"], "seresnet5O' is not a model"),
+        (["DATA", "--device", "cuda"], "--device cuda: torch finds no GPU on this machine; leave --device out"),
+        (["DATA", "--device", "tpu"], "--device tpu: training runs on cpu or cuda"),
         ([], "which images? give DATA"),
         (["DATA", "--recipe", "mine.py:f"], "mine.py: no such file; give --recipe FILE.py:function"),
         (["DATA", "--config", "run/config.json"], "run/config.json: cannot be read"),

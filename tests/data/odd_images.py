@@ -317,9 +317,9 @@ def unreadable() -> list[Odd]:
             "truncated TIFF",
         ),
         "nan.tif": (tiff(quadrants([0, np.nan, 1, 1], np.float32), 1, 3), "pixels that are not finite numbers"),
-        "bomb.png": (over_limit_png(60_000, 60_000), "3,600 megapixels: over the limit of 50"),
-        "large.png": (over_limit_png(10_000, 6_200), "62 megapixels: over the limit of 50"),
-        "large_tile.tif": (_large_tile(), "400 megapixels: over the limit of 50"),
+        "bomb.png": (over_limit_png(60_000, 60_000), "3,600 megapixels: over the limit of 179"),
+        "large.png": (over_limit_png(20_000, 9_500), "190 megapixels: over the limit of 179"),
+        "large_tile.tif": (_large_tile(), "400 megapixels: over the limit of 179"),
     }
     return [Odd(name, data, reason=reason) for name, (data, reason) in files.items()]
 

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from seresnet.data.dataset import hold_out
-from seresnet.data.folder import find_splits, image_folder
+from seresnet.data.folder import image_folder
+from seresnet.data.open_dataset import open_data, open_splits
 from seresnet.errors import DataError
 from tests.made_images import color_folder
 
@@ -36,20 +37,23 @@ def test_fingerprint_follows_the_content_and_not_the_place(tmp_path):
 def test_finds_the_parts(tmp_path, validation):
     for part, count in (("train", 4), (validation, 2), ("test", 1)):
         color_folder(tmp_path / part, per_class=count)
-    splits = find_splits(tmp_path)
-    assert [len(part.samples) for part in (splits.train, splits.validation, splits.test)] == [12, 6, 3]
+    assert {name: len(images.samples) for name, images in open_splits(tmp_path).items()} == {
+        "train": 12,
+        "validation": 6,
+        "test": 3,
+    }
 
 
 def test_a_folder_of_classes_is_all_training(tmp_path):
-    splits = find_splits(color_folder(tmp_path / "data", per_class=2))
+    splits = open_data(color_folder(tmp_path / "data", per_class=2))
     assert len(splits.train.samples) == 6
-    assert splits.validation is splits.test is None
+    assert splits.validation is None
 
 
 def test_a_validation_class_keeps_its_training_index(tmp_path):
     color_folder(tmp_path / "train", per_class=2)
     shutil.rmtree(color_folder(tmp_path / "val", per_class=2) / "blue")
-    assert {target for _, target in find_splits(tmp_path).validation.samples} == {1, 2}
+    assert {target for _, target in open_data(tmp_path).validation.samples} == {1, 2}
 
 
 def test_holds_out_the_same_share_of_each_class(tmp_path):
@@ -65,9 +69,12 @@ def test_holds_out_the_same_share_of_each_class(tmp_path):
 
 
 def test_a_class_of_one_image_stays_in_training(tmp_path):
-    train, held = hold_out(image_folder(color_folder(tmp_path / "data", per_class=1)), 0.5, seed=0)
-    assert len(train.samples) == 3
-    assert not held.samples
+    root = color_folder(tmp_path / "data", per_class=1)
+    with pytest.raises(DataError, match="no image is left for validation"):
+        hold_out(image_folder(root), 0.5, seed=0)
+    shutil.copy(root / "red" / "000.png", root / "red" / "001.png")
+    train, held = hold_out(image_folder(root), 0.5, seed=0)
+    assert train.counts() == [1, 1, 1] and held.counts() == [0, 0, 1]
 
 
 def test_refusals(tmp_path):
@@ -80,8 +87,8 @@ def test_refusals(tmp_path):
     (data / "mauve").mkdir()
     with pytest.raises(DataError, match="without an image: mauve"):
         image_folder(data)
-    with pytest.raises(DataError, match="not in the training set: red"):
+    with pytest.raises(DataError, match="not in the training split: red"):
         image_folder(data, ["blue", "green", "mauve"])
     color_folder(tmp_path / "parts" / "test", per_class=1)
-    with pytest.raises(DataError, match="no train folder"):
-        find_splits(tmp_path / "parts")
+    with pytest.raises(DataError, match="has no train split, only test"):
+        open_data(tmp_path / "parts")

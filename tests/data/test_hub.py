@@ -9,7 +9,7 @@ from seresnet.data.augment import TrainCrop
 from seresnet.data.dataset import hold_out
 from seresnet.data.hub import HubSource, parse
 from seresnet.data.loader import Loader
-from seresnet.data.open_dataset import open_data, open_labelled
+from seresnet.data.open_dataset import open_data, open_labelled, open_splits
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DataError
 from tests.made_images import COLORS, color_folder
@@ -88,7 +88,7 @@ def test_what_a_name_says():
     assert parse("hf:cifar10") == HubSource("cifar10")
     assert parse("hf:user/name:config,label=fine,stream") == HubSource("user/name", "config", label="fine", stream=True)
     for wrong in ("hf:", "hf:name,", "hf:name,split=train", "hf:name,stream=1"):
-        with pytest.raises(DataError, match=r"is none of image=|give a name after"):
+        with pytest.raises(DataError, match=r"is not one of image=|give a name after"):
             parse(wrong)
 
 
@@ -96,7 +96,7 @@ def test_a_data_set_of_the_hub(hub, images):
     splits = open_data(f"hf:{hub}")
     assert splits.train.classes == ("blue", "green", "red")
     assert splits.train.counts() == [10, 10, 10]
-    assert splits.validation.counts() == [4, 4, 4] and splits.test is None
+    assert splits.validation.counts() == [4, 4, 4]
     image, target = splits.train.samples[4]
     assert image.read() == (images / "green" / "001.png").read_bytes() and target == 1
     assert len(open_labelled(f"hf:{hub}").samples) == 12
@@ -111,7 +111,8 @@ def test_what_was_saved_to_disk(images, tmp_path):
     parts = {"train": table(images, 0, 9), "test": table(images, 9, 15)}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "parts")
     splits = open_data(f"hf:{tmp_path / 'parts'}")
-    assert splits.validation is None and splits.test.counts() == [2, 2, 2]
+    assert splits.validation is None
+    assert open_labelled(f"hf:{tmp_path / 'parts'}").counts() == [2, 2, 2]
     train, held = hold_out(splits.train, 0.3, seed=1)
     assert train.counts() == [2, 2, 2] and held.counts() == [1, 1, 1]
 
@@ -124,12 +125,12 @@ def test_a_folder_of_image_files_and_a_parquet_file(images, hub):
 
 
 def test_labels_of_other_kinds(images, tmp_path):
-    numbers = table(images, 0, 6, datasets.Value("int64"), other=["x"] * 6)
-    with pytest.raises(DataError, match="'other2' is no column of labels"):
+    numbers = table(images, 0, 6, datasets.Value("int64"), other=["x", "y"] * 3)
+    with pytest.raises(DataError, match="'other2' is not a column of labels"):
         numbers.save_to_disk(tmp_path / "numbers")
         open_data(f"hf:{tmp_path / 'numbers'},label=other2")
     assert open_data(f"hf:{tmp_path / 'numbers'}").train.classes == ("0", "1", "2")
-    assert open_data(f"hf:{tmp_path / 'numbers'},label=other").train.classes == ("x",)
+    assert open_data(f"hf:{tmp_path / 'numbers'},label=other").train.classes == ("x", "y")
     several = numbers.remove_columns("label").add_column("label", [[0, 2], [], [1], [2], [0], [1]])
     several.save_to_disk(tmp_path / "several")
     found = open_data(f"hf:{tmp_path / 'several'},label=label").train
@@ -137,11 +138,13 @@ def test_labels_of_other_kinds(images, tmp_path):
     assert [target for _, target in found.samples][:3] == [(0, 2), (), (1,)]
 
 
-def test_a_hidden_test_part_is_no_part(images, tmp_path):
+def test_a_split_with_hidden_labels_is_left_out_and_named(images, tmp_path, caplog):
     hidden = table(images, 9, 12).remove_columns("label").add_column("label", [-1] * 3)
     parts = {"train": table(images, 0, 9), "test": hidden.cast(table(images, 0, 3).features)}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "parts")
-    assert open_data(f"hf:{tmp_path / 'parts'}").test is None
+    assert set(open_splits(f"hf:{tmp_path / 'parts'}")) == {"train"}
+    assert "the test split is left out: its labels are hidden (all are -1)" in caplog.text
+    assert open_labelled(f"hf:{tmp_path / 'parts'}").split == "train"
 
 
 def test_a_stream_has_the_rows_of_the_table(hub):
@@ -177,7 +180,7 @@ def test_processes_share_a_stream(hub):
 
 def test_what_a_stream_cannot_do_is_said(hub, images, tmp_path):
     stream = open_data(f"hf:{hub},stream").train
-    with pytest.raises(DataError, match="needs a validation part"):
+    with pytest.raises(DataError, match="needs a validation split"):
         hold_out(stream, 0.1, 0)
     with pytest.raises(DataError, match="cannot be counted by class"):
         stream.counts()
@@ -207,8 +210,8 @@ def test_refusals(images, tmp_path):
     }
     parts["test"] = parts["test"].map(lambda row: {"label": row["label"] + 7})
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "unknown")
-    with pytest.raises(DataError, match="row 0 of test has the label 7, which is no class of the training rows"):
-        open_data(f"hf:{tmp_path / 'unknown'}")
+    with pytest.raises(DataError, match="row 0 of test has the label 7, which is not a class of the training rows"):
+        open_splits(f"hf:{tmp_path / 'unknown'}")
     datasets.DatasetDict(a=table(images, 0, 3), b=table(images, 0, 3)).save_to_disk(tmp_path / "ab")
-    with pytest.raises(DataError, match="has the parts a, b, none of them train"):
+    with pytest.raises(DataError, match="has the splits a, b, none of them train"):
         open_data(f"hf:{tmp_path / 'ab'}")

@@ -9,7 +9,7 @@ from seresnet.data.augment import TrainCrop
 from seresnet.data.dataset import hold_out
 from seresnet.data.folder import image_folder
 from seresnet.data.loader import Loader
-from seresnet.data.open_dataset import open_data, open_labelled
+from seresnet.data.open_dataset import open_data, open_labelled, open_splits
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DataError
 from tests.made_images import color_folder
@@ -41,7 +41,7 @@ def test_a_list_of_all_images_is_the_folder(root):
     folder = image_folder(root)
     lines = [f"{path.relative_to(root)},{folder.classes[target]}" for path, target in folder.samples]
     listed = open_data(csv(root, "\n".join(["path,label", *lines])))
-    assert listed.validation is listed.test is None
+    assert listed.validation is None
     assert listed.train.classes == folder.classes
     assert rows_of(listed.train) == rows_of(folder)
     assert listed.train.fingerprint() == folder.fingerprint()
@@ -63,8 +63,9 @@ def test_the_split_column_makes_parts(root, form):
     found = open_data(source)
     assert rows_of(found.train) == {("red/000.png", "warm"), ("blue/000.png", "cold"), ("red/002.png", "warm")}
     assert rows_of(found.validation) == {("red/001.png", "warm")}
-    assert rows_of(found.test) == {("blue/001.png", "cold")}
-    assert open_labelled(source).samples == found.test.samples
+    test = open_splits(source)["test"]
+    assert rows_of(test) == {("blue/001.png", "cold")}
+    assert open_labelled(source).samples == test.samples
 
 
 def test_absolute_paths_within_the_folder_are_taken(root, monkeypatch):
@@ -114,19 +115,23 @@ def test_several_labels_are_held_out_by_the_rarest(root):
         ("path,label,labels\nred/000.png,x,y", "needs one column 'label'"),
         ("path,label\n", "lists no images"),
         ("path,label\nred/000.png,x\nred/../red/000.png,y", "listed twice"),
-        ("path,label\nred/000.png,", "row 1 has no label"),
-        ("path,label\n,x", "row 1 has no path"),
+        ("path,label\nred/000.png,", "line 2: has no label"),
+        ("path,label\n,x", "line 2: has no path"),
         ("path,label\n../elsewhere/a.png,x", "leads out of the list's folder"),
         ("path,label\n/etc/passwd,x", "leads out of the list's folder"),
         ("path,label\nrde/000.png,x", "does not exist"),
-        ("path,label,split\nred/000.png,x,trian", "split 'trian' is none of"),
-        ("path,label,split\nred/000.png,x,train\nred/001.png,y,test", "classes of test that the training rows .*: y"),
-        ("path,label,split\nred/000.png,x,test", "no training part, only test"),
-        ("path,labels\nred/000.png,", "no image of the training part has a label"),
+        ("path,label,split\nred/000.png,x,trian", "line 2: split 'trian' is not one of"),
+        (
+            "path,label,split\nred/000.png,x,train\nred/001.png,y,test",
+            "'y' of the test split is not a class of",
+        ),
+        ("path,label,split\nred/000.png,x,test", "no train split, only test"),
+        ("path,labels\nred/000.png,", "no image of the training split has a label"),
     ],
 )
 def test_refusals(root, text, message):
     with pytest.raises(DataError, match=message) as refused:
+        open_splits(csv(root, text))
         open_data(csv(root, text))
     assert "\n" not in str(refused.value)
 
@@ -136,7 +141,7 @@ def test_other_files_are_refused(root):
     with pytest.raises(DataError, match="not UTF-8"):
         open_data(root / "list.csv")
     (root / "list.parquet").write_bytes(b"no parquet at all")
-    with pytest.raises(DataError, match="no parquet file"):
+    with pytest.raises(DataError, match="not a parquet file"):
         open_data(root / "list.parquet")
     with pytest.raises(DataError, match=r"for images within the table, give hf:"):
         open_data(parquet(root, image=[b"x"], label=["a"]))

@@ -8,7 +8,7 @@ import pytest
 
 from seresnet.cli import run
 from seresnet.data.folder import image_folder
-from seresnet.data.open_dataset import open_data, open_parts
+from seresnet.data.open_dataset import open_data, open_labelled, open_splits
 from seresnet.data.pack import pack
 from seresnet.errors import DataError
 from seresnet.training.train import train
@@ -36,7 +36,7 @@ def trained(colors, tmp_path_factory) -> Path:
 def as_list(colors: Path, where: Path) -> Path:
     shutil.copytree(colors, where)
     rows = ["path,label,split"]
-    for part, images in open_parts(colors).items():
+    for part, images in open_splits(colors).items():
         rows += [f"{path.relative_to(colors)},{images.classes[target]},{part}" for path, target in images.samples]
     (where / "list.csv").write_text("\n".join(rows))
     return where / "list.csv"
@@ -70,7 +70,7 @@ def test_an_interrupted_run_on_a_stream_ends_like_an_uninterrupted_one(colors, t
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     splits = []
-    for part, images in open_parts(colors).items():
+    for part, images in open_splits(colors).items():
         cells = [{"bytes": path.read_bytes(), "path": f"{part}/{i}"} for i, (path, _) in enumerate(images.samples)]
         columns = {"image": cells, "label": [target for _, target in images.samples]}
         kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(images.classes))}
@@ -134,6 +134,6 @@ def test_a_report_shows_images_that_are_no_files(colors, tmp_path):
     from seresnet.evaluation.result import SingleLabelResult
 
     pack(colors, tmp_path / "shards")
-    image, target = open_data(tmp_path / "shards").test.samples[0]
+    image, target = open_labelled(tmp_path / "shards").samples[0]
     assert _thumbnail(SingleLabelResult(str(image), target, 0, 0.5, image=image)).shape == (16, 16, 3)
     assert _thumbnail(SingleLabelResult(str(image), target, 0, 0.5)) is None

@@ -13,7 +13,7 @@ from PIL import Image
 
 from seresnet.cli import run
 from seresnet.data.decode import decode
-from seresnet.data.open_dataset import open_data
+from seresnet.data.open_dataset import open_data, open_labelled, open_splits
 from seresnet.data.pack import pack
 from seresnet.errors import ConfigError, DataError
 from tests.made_images import color_folder
@@ -41,7 +41,7 @@ def test_the_same_images_give_the_same_shards(tmp_path):
         packed = pack(data, tmp_path / name, size=8, shard_size=10, workers=workers)
         assert (packed.shards, packed.images, packed.skipped) == (3, 24, [])
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    targets = [target for _, target in open_data(tmp_path / "one").train.samples]
+    targets = [target for _, target in open_labelled(tmp_path / "one", split="train").samples]
     assert targets != sorted(targets)  # mixed, for those who read from front to back
 
 
@@ -49,16 +49,16 @@ def test_parts_keep_their_names_and_order(tmp_path):
     for part, count in (("train", 3), ("val", 2), ("test", 1)):
         color_folder(tmp_path / "data" / part, per_class=count)
     pack(tmp_path / "data", tmp_path / "out")
-    splits = open_data(tmp_path / "out")
-    assert [len(part.samples) for part in (splits.train, splits.validation, splits.test)] == [9, 6, 3]
-    assert [target for _, target in splits.validation.samples] == [0, 0, 1, 1, 2, 2]
+    splits = open_splits(tmp_path / "out")
+    assert {name: len(images.samples) for name, images in splits.items()} == {"train": 9, "validation": 6, "test": 3}
+    assert [target for _, target in splits["validation"].samples] == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_larger_images_are_turned_upright_and_made_smaller(tmp_path, orientation):
     photograph(tmp_path / "data" / "x" / "a.jpg", (120, 80), orientation, quality=95)
     pack(tmp_path / "data", tmp_path / "out", size=40)
-    ((image, _),) = open_data(tmp_path / "out").train.samples
+    ((image, _),) = open_labelled(tmp_path / "out", split="train").samples
     upright = decode(tmp_path / "data" / "x" / "a.jpg")
     size = (60, 40) if orientation < 5 else (40, 60)
     assert upright.size == (size[0] * 2, size[1] * 2)
@@ -73,7 +73,7 @@ def test_smaller_images_and_those_without_size_keep_their_bytes(tmp_path):
     photograph(path, (64, 48), orientation=6)
     for name, size in (("kept", None), ("small", 48)):
         pack(tmp_path / "data", tmp_path / name, size=size)
-        ((image, _),) = open_data(tmp_path / name).train.samples
+        ((image, _),) = open_labelled(tmp_path / name, split="train").samples
         assert image.read() == path.read_bytes()
         assert image.member.endswith(".tif")
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "13 images in 4 shards, 2 left out" in out
     assert "red/002.png: truncated PNG" in err and "blue/001.png: not an image (text)" in err
-    images = open_data(tmp_path / "out").train
+    images = open_labelled(tmp_path / "out", split="train")
     assert images.counts() == [4, 5, 4]
     assert run(arguments) == 2
     assert "has shards of these images; add --exist-ok" in capsys.readouterr().err
@@ -127,7 +127,8 @@ def test_changed_images_are_packed_anew(tmp_path):
     pack(data, tmp_path / "out")
     photograph(data / "red" / "000.png", (20, 20))
     pack(data, tmp_path / "out", exist_ok=True)
-    assert (data / "red" / "000.png").read_bytes() in [i.read() for i, _ in open_data(tmp_path / "out").train.samples]
+    packed = open_labelled(tmp_path / "out", split="train").samples
+    assert (data / "red" / "000.png").read_bytes() in [image.read() for image, _ in packed]
 
 
 def test_killed_in_the_middle(tmp_path):

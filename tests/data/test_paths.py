@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from seresnet.data.decode import decode
+from seresnet.data.names import natural_key
 from seresnet.data.paths import expand
 from seresnet.errors import ImageError
 
@@ -37,16 +38,16 @@ def photos(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [
-        (["a"], ["a/1.jpg", "a/10.JPG", "a/2.jpeg", "a/deep/er/x.png"]),
+        (["a"], ["a/1.jpg", "a/2.jpeg", "a/10.JPG", "a/deep/er/x.png"]),
         (["b/", "top.bmp"], ["b/y.webp", "b/z.tiff", "top.bmp"]),
         (["a/notes.txt"], ["a/notes.txt"]),  # named: taken, whatever its name
         ([Path("b"), "b"], ["b/y.webp", "b/z.tiff", "b/y.webp", "b/z.tiff"]),
         (["a/*.jp*g"], ["a/1.jpg", "a/2.jpeg"]),
         (["a/[12].*"], ["a/1.jpg", "a/2.jpeg"]),
-        (["?"], ["a/1.jpg", "a/10.JPG", "a/2.jpeg", "a/deep/er/x.png", "b/y.webp", "b/z.tiff"]),
+        (["?"], ["a/1.jpg", "a/2.jpeg", "a/10.JPG", "a/deep/er/x.png", "b/y.webp", "b/z.tiff"]),
         (["**/*.png"], ["a/deep/er/x.png"]),
         (["./**/*.png"], ["./a/deep/er/x.png"]),
-        (["a/**"], ["a/1.jpg", "a/10.JPG", "a/2.jpeg", "a/deep/er/x.png"]),
+        (["a/**"], ["a/1.jpg", "a/2.jpeg", "a/10.JPG", "a/deep/er/x.png"]),
         (["a/**/*.txt"], ["a/notes.txt"]),
         (["*/**/e*/x.*"], ["a/deep/er/x.png"]),
         (["**/deep/**/x.png"], ["a/deep/er/x.png"]),
@@ -60,7 +61,8 @@ def test_expand(photos, sources, expected):
 
 
 def test_the_whole_folder_in_sorted_order_without_hidden_ones(photos):
-    expected = sorted(str(photos / name) for name in FILES if ".txt" not in name and ".hidden" not in name)
+    names = [name for name in FILES if ".txt" not in name and ".hidden" not in name]
+    expected = [str(photos / name) for name in sorted(names, key=natural_key)]
     assert list(expand([photos])) == expected
     assert list(expand([f"{photos}/**"])) == expected
 
@@ -96,7 +98,7 @@ def test_stdin_is_read_line_by_line(photos):
     read = []
 
     class Lines(io.StringIO):
-        def __next__(self):
+        def readline(self, size=-1):
             read.append(1)
             return f"{len(read)}.jpg\n"
 
@@ -134,12 +136,12 @@ def test_a_folder_that_cannot_be_listed_is_named(photos, monkeypatch):
     scandir = os.scandir
 
     def closed(path):
-        if str(path).endswith("deep"):
+        if str(path).rstrip("/").endswith("deep"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    assert list(expand(["a"])) == ["a/1.jpg", "a/10.JPG", "a/2.jpeg", "a/deep"]
+    assert list(expand(["a"])) == ["a/1.jpg", "a/2.jpeg", "a/10.JPG", "a/deep"]
     assert list(expand(["a/**/*.png"])) == ["a/deep"]
 
 

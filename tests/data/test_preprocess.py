@@ -170,7 +170,7 @@ def test_other_modes_are_converted_as_pillow_does():
         ({"crop_pct": "large"}, "crop_pct must be numbers"),
         ({"crop_pct": math.nan}, "crop_pct must be finite"),
         ({"mean": (0.5,)}, "mean needs one number for each of the 3 channels"),
-        ({"std": (0.2, 0.2, 0)}, "std must be positive"),
+        ({"std": (0.2, 0.2, 0)}, "std must be at least 1e-6"),
         ({"std": (0.2, 0.2, math.inf)}, "std must be finite"),
         ({"mean": "abc"}, "mean must be numbers"),
     ],

@@ -14,7 +14,8 @@ from seresnet.data.loader import Loader
 from seresnet.data.open_dataset import open_data, open_labelled
 from seresnet.data.pack import pack
 from seresnet.data.preprocess import Preprocess
-from seresnet.data.shards import index_path, read_index, scan
+from seresnet.data.shard_files import index_path
+from seresnet.data.shards import read_index, scan
 from seresnet.errors import DataError
 from tests.made_images import color_folder
 
@@ -136,7 +137,7 @@ def test_names_patterns_and_kinds_of_labels(tmp_path):
     assert open_labelled(tmp_path).samples == whole.validation.samples
     for pattern in ("pets-train-{000..002}.tar", "pets-train-{000,001,002}.tar", "pets-tr*.tar"):
         assert open_data(tmp_path / pattern).train == whole.train
-    assert len(open_data(tmp_path / "pets-train-001.tar").train.samples) == 1
+    assert len(open_labelled(tmp_path / "pets-train-001.tar").samples) == 1
     with pytest.raises(DataError, match=r"pets-train-003\.tar: no such shard"):
         open_data(tmp_path / "pets-train-{000..003}.tar")
 
@@ -160,9 +161,9 @@ def test_several_labels(tmp_path):
         ({"a.jpg": b"x", "b.jpg": b"x", "b.cls": b"0"}, r"train-0\.tar/a: has no label"),
         ({"a.cls": b"0", "b.jpg": b"x", "b.cls": b"0"}, r"train-0\.tar/a: has no image"),
         ({"a.jpg": b"x", "a.png": b"x", "a.cls": b"0"}, r"a\.png: a second image of the same key"),
-        ({"a.jpg": b"x", "a.cls": b"cat"}, r"a\.cls: no class index"),
-        ({"a.jpg": b"x", "a.cls": b"-1"}, "class -1 is none of"),
-        ({"a.jpg": b"x", "a.json": b"{"}, r"a\.json: no JSON"),
+        ({"a.jpg": b"x", "a.cls": b"cat"}, r"a\.cls: is not a class index"),
+        ({"a.jpg": b"x", "a.cls": b"-1"}, "-1 is not a class index"),
+        ({"a.jpg": b"x", "a.json": b"{"}, r"a\.json: is not JSON"),
         ({"a.jpg": b"x", "a.json": b'{"label": 1.5}'}, "a label is a class index or a name, not 1.5"),
         ({"a.jpg": b"x", "a.json": b'{"label": "x"}', "b.jpg": b"x", "b.cls": b"0"}, "names here and numbers there"),
         (

@@ -184,26 +184,17 @@ def test_the_place_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SERESNET_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path and Cache().folder == tmp_path / "models"
     monkeypatch.delenv("SERESNET_CACHE")
-    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "seresnet"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "seresnet"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache_folder() == tmp_path / "Library" / "Caches" / "seresnet"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert cache_folder() == tmp_path / "local" / "seresnet" / "cache"
 
 
 def test_without_a_home_there_is_no_cache(monkeypatch):
-    def homeless() -> Path:
-        raise RuntimeError("could not determine the home directory")
-
     for name in ("SERESNET_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it answers where nobody has a home
     cache = Cache(limit=1000)
     assert cache.folder is None and cache.store("k", writer(), FACTS) is None and cache.find("k") is None
     assert (cache.entries(), cache.clear()) == ([], 0)
@@ -226,3 +217,42 @@ def test_a_limit_that_is_none_is_refused(monkeypatch):
 def test_notes_are_plain_json(cache):
     noted = json.loads((cache.store("k", writer(), FACTS).folder / module.ENTRY).read_text())
     assert sorted(noted["digests"]) == ["model.bin", "model.xml"] and noted["facts"] == FACTS
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of Windows")
+@pytest.mark.parametrize("which", ["models", "."])
+def test_a_cache_that_all_can_write_to_is_refused(tmp_path, caplog, which):
+    Cache(tmp_path).store("k", writer(), FACTS)
+    (tmp_path / which).chmod(0o777)
+    cache = Cache(tmp_path)
+    assert cache.find("k") is None and cache.store("k", writer(), FACTS) is None
+    assert "can be written to by all users; set SERESNET_CACHE" in caplog.text and "\n" not in caplog.messages[0]
+    (tmp_path / which).chmod(0o755)
+    assert Cache(tmp_path).find("k").is_whole()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_cache_that_belongs_to_another_user_is_refused(tmp_path, caplog):
+    Cache(tmp_path).store("k", writer(), FACTS)
+    os.chown(tmp_path / "models", 1234, 1234)
+    assert Cache(tmp_path).find("k") is None
+    assert "belongs to another user (uid 1234)" in caplog.text
+
+
+def test_folders_of_the_cache_are_for_their_user_alone(tmp_path):
+    cache = Cache(tmp_path / "new" / "cache")
+    cache.store("k", writer(), FACTS)
+    modes = {path.stat().st_mode & 0o777 for path in (cache.folder, cache.folder.parent)}
+    assert modes == {0o700}
+
+
+def test_notes_that_were_changed_are_damage_whatever_they_say(cache):
+    notes = cache.store("k", writer(), FACTS).folder / module.ENTRY
+    notes.write_text(notes.read_text().replace("cat", "dog"))
+    assert cache.find("k") is None
+
+
+def test_a_file_that_was_added_is_damage(cache):
+    entry = cache.store("k", writer(), FACTS)
+    (entry.folder / "model.onnx").write_bytes(b"planted")
+    assert not cache.find("k").is_whole()

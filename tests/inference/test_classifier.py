@@ -13,7 +13,7 @@ import seresnet
 from seresnet.data.parallel import default_workers
 from seresnet.errors import ConfigError, ImageError
 from seresnet.inference.classifier import Classifier, load
-from seresnet.inference.prediction import Prediction, softmax
+from seresnet.inference.prediction import NOT_FINITE, Prediction, softmax
 from seresnet.models.variants import build
 from tests.networks import ANIMALS, seresnet20, tiny
 
@@ -288,3 +288,68 @@ def test_label_ids_come_with_the_model():
     model = tiny()
     model.label_ids = ["n1", "n2", "n3"]
     assert load(model, device="cpu").label_ids == ["n1", "n2", "n3"]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+def test_an_output_that_is_not_finite_is_an_error_on_every_engine(engine):
+    model = tiny()
+    with torch.no_grad():
+        model.fc.weight.fill_(3e38)
+    clf = load(model, device="cpu", engine=engine, precision="float32")
+    predictions = clf.predict([np.full((8, 8, 3), 255, np.uint8), PHOTOS[0].parent / "gone.png"])
+    assert [p.error for p in predictions] == [NOT_FINITE, "no such file"]
+    assert all(p.probabilities == () for p in predictions)
+    model = tiny()
+    with torch.no_grad():
+        model.layer2[0].bn2.bias.fill_(3e38)
+    clf = load(model, device="cpu", engine=engine, precision="float32")
+    with pytest.raises(ImageError, match="not finite"):
+        clf.embed([np.full((8, 8, 3), 255, np.uint8)])
+
+
+def test_folders_globs_and_lists_of_them_are_taken_as_by_the_command(clf, tmp_path):
+    folder = tmp_path / "photos" / "below"
+    folder.mkdir(parents=True)
+    for path in PHOTOS[:2]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    expected = clf.predict(sorted(folder.iterdir()))
+    for source in (tmp_path / "photos", str(folder / "*.png"), [str(folder)], iter([folder])):
+        assert clf.predict(source) == expected
+    np.testing.assert_array_equal(clf.embed(folder), clf.embed(sorted(folder.iterdir())))
+
+
+def test_tensors_are_images_as_torch_has_them(clf):
+    array = np.asarray(Image.open(PHOTOS[0]).convert("RGB"))
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)  # (3, H, W)
+    expected = clf.predict(array)
+    for source in (tensor, [tensor], tensor[None], tensor.float() / 255):
+        assert same(clf.predict(source), expected)
+    assert len(clf.predict(torch.stack([tensor, tensor.flip(2)]))) == 2
+    (wrong,) = clf.predict([tensor.permute(1, 2, 0)])
+    assert "give (3, H, W)" in wrong.error
+
+
+@pytest.mark.parametrize("wrong", [3, None, {"a.jpg": 1}, object()])
+def test_a_wrong_type_says_what_it_should_have_been(clf, wrong):
+    with pytest.raises(ConfigError, match=f"no images can be read from {type(wrong).__name__}: give a path, folder"):
+        clf.predict(wrong)
+
+
+def test_one_output_is_a_sigmoid():
+    model = build("seresnet20", num_classes=1).eval()
+    model.preprocess, model.labels = seresnet20().preprocess, ["cat"]
+    clf = load(model, device="cpu", precision="float32")
+    (prediction,) = clf.predict(PHOTOS[0])
+    logit = clf.logits(clf.preprocess.array(Image.open(PHOTOS[0]).convert("RGB"))[None])[0, 0]
+    assert prediction.labels == ("cat",)
+    assert prediction.probabilities[0] == pytest.approx(1 / (1 + np.exp(-float(logit))), rel=1e-5)
+
+
+def test_how_classifiers_and_predictions_look(clf):
+    assert repr(clf).startswith("Classifier('SEResNet', 10 classes, 3 x 32 x 32, openvino ")
+    prediction = Prediction("a/<b>.jpg", ("cat", "<i>dog"), (3, 5), (0.75, 0.25))
+    assert str(prediction) == "a/<b>.jpg: cat 75.0 %, <i>dog 25.0 %"
+    assert str(Prediction("x\x1b.jpg", error="no such file")) == "x\\x1b.jpg: error: no such file"
+    html = prediction._repr_html_()
+    assert "&lt;i&gt;dog" in html and "a/&lt;b&gt;.jpg" in html and "<i>" not in html
+    assert "no such file" in Prediction(None, error="no such file")._repr_html_()

@@ -12,7 +12,8 @@ import skimage
 import torch
 
 import seresnet
-from seresnet.errors import ConfigError, DataError
+from seresnet.errors import ConfigError, DataError, WeightsError
+from seresnet.inference import cached
 from seresnet.inference import load as opened
 from seresnet.inference.cache import Cache
 from seresnet.inference.classifier import load
@@ -134,7 +135,7 @@ def test_what_is_not_kept(model, place):
 
 def test_weights_written_over_while_they_are_read_are_not_kept(model, place, monkeypatch):
     digests = iter("ab")
-    monkeypatch.setattr(opened, "_digests", lambda *_: [next(digests)])
+    monkeypatch.setattr(cached, "input_digests", lambda *_: [next(digests)])
     load(model, device="cpu")
     assert not place.exists()
 
@@ -227,7 +228,7 @@ def test_images_from_memory_calibrate_without_being_kept(place):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"precision": "int8"}, ConfigError, "precision int8 sets its scales by images of yours: give calibration"),
+        ({"precision": "int8"}, ConfigError, "precision int8 needs calibration images: give calibration"),
         (
             {"precision": "bfloat16", "calibration": PHOTOS},
             ConfigError,
@@ -280,3 +281,27 @@ def test_openvinos_own_form_needs_no_torch(graph):
     process = run(WITHOUT_TORCH, "predict", str(PHOTOS[0]), "--format=jsonl", "--device=cpu", "--model", str(graph))
     out, err = process.communicate(timeout=120)
     assert json.loads(out.splitlines()[-1]) == [0, []], err
+
+
+def test_a_graph_from_elsewhere_is_checked_once_and_a_crafted_one_refused(graph, place, monkeypatch):
+    load(graph, device="cpu")
+    monkeypatch.setattr("seresnet.engines.openvino.check.check_graph", never)
+    load(graph, device="cpu")  # is known by its hash
+    monkeypatch.undo()
+    monkeypatch.setenv("SERESNET_CACHE", str(place.parent))
+    text = (graph / "openvino_model.xml").read_text()
+    (graph / "openvino_model.xml").write_text(text.replace('strides="1, 1"', 'strides="0, 0"'))
+    for _ in range(2):  # a refusal is not remembered as good
+        with pytest.raises(WeightsError, match="not a graph that seresnet wrote"):
+            load(graph, device="cpu")
+
+
+def test_the_number_of_classes_is_that_of_the_graph(graph):
+    config = json.loads((graph / "config.json").read_text())
+    (graph / "config.json").write_text(json.dumps({**config, "num_classes": 3, "label_names": ["a", "b", "c"]}))
+    with pytest.raises(WeightsError, match=r"it has 10 classes, config\.json says 3"):
+        load(graph, device="cpu")
+
+
+def never(*_: object) -> None:
+    raise AssertionError("checked again")

@@ -1,7 +1,7 @@
 """Run ``seresnet train`` with every step's loss written down, and die where asked: what resume has to survive.
 
 ``python -m tests.training.driver [options] -- train DATA ...``. Under torchrun every process runs it. It changes
-nothing of the run itself: the losses are read off `Training.at` after each step, in hexadecimal, that is to the last
+nothing of the run itself: the losses are read off `Trainer.state` after each step, in hexadecimal, that is to the last
 bit.
 """
 
@@ -27,47 +27,47 @@ def die(way: str = "kill") -> None:
 
 def record_losses(path: Path) -> None:
     """Append ``step loss`` after each step, flushed; the loss is the sum over the epoch so far, and all its bits."""
-    from seresnet.training.trainer import Training
+    from seresnet.training.trainer import Trainer
 
-    step = Training.step
+    step = Trainer.step
     file = path.open("a", buffering=1)
 
     def recorded(self, group):
-        before = self.at.loss_sum
+        before = self.state.loss_sum
         images = step(self, group)
-        file.write(f"{self.at.step} {(self.at.loss_sum - before) / images:.17g} {self.at.loss_sum.hex()}\n")
+        file.write(f"{self.state.step} {(self.state.loss_sum - before) / images:.17g} {self.state.loss_sum.hex()}\n")
         return images
 
-    Training.step = recorded
+    Trainer.step = recorded
 
 
 def die_in_step(number: int, micro: int, way: str) -> None:
     """End this process in step ``number`` (from 1), between the passes of micro-batch ``micro`` (from 0)."""
-    from seresnet.training.trainer import Training
+    from seresnet.training.trainer import Trainer
 
-    forward = Training.forward
+    forward = Trainer.forward
 
-    def fatal(self, batch, numbers, which):
-        result = forward(self, batch, numbers, which)
-        if (self.at.step + 1, which) == (number, micro):
+    def fatal(self, batch, uniform, which):
+        result = forward(self, batch, uniform, which)
+        if (self.state.step + 1, which) == (number, micro):
             die(way)
         return result
 
-    Training.forward = fatal
+    Trainer.forward = fatal
 
 
 def signal_in_step(number: int, signum: int) -> None:
     """Send this process a signal in step ``number`` (from 1), as it would come from outside."""
-    from seresnet.training.trainer import Training
+    from seresnet.training.trainer import Trainer
 
-    forward = Training.forward
+    forward = Trainer.forward
 
-    def signalled(self, batch, numbers, which):
-        if (self.at.step + 1, which) == (number, 0):
+    def signalled(self, batch, uniform, which):
+        if (self.state.step + 1, which) == (number, 0):
             os.kill(os.getpid(), signum)
-        return forward(self, batch, numbers, which)
+        return forward(self, batch, uniform, which)
 
-    Training.forward = signalled
+    Trainer.forward = signalled
 
 
 def die_in_write(number: int, share: float) -> None:
@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--die-in-step", type=int, nargs=2, metavar=("STEP", "MICRO"))
     parser.add_argument("--die-in-write", type=float, nargs=2, metavar=("NUMBER", "SHARE"))
     parser.add_argument("--way", choices=FATAL, default="kill")
-    parser.add_argument("--silence", type=float, help="seconds after which a process counts as dead")
+    parser.add_argument("--heartbeat-timeout", type=float, help="seconds after which a rank counts as dead")
     parser.add_argument("--rank", type=int, default=0, help="the process that dies")
     parser.add_argument("--checkpoint-steps", type=int, help="write a checkpoint after each so many steps")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -110,10 +110,10 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.losses and RANK == 0:
         record_losses(options.losses)
-    if options.silence:
-        from seresnet.training import ranks as processes
+    if options.heartbeat_timeout:
+        from seresnet.training import ranks
 
-        processes.SILENCE = options.silence
+        ranks.HEARTBEAT_TIMEOUT = options.heartbeat_timeout
     if options.checkpoint_steps:
         checkpoint_every(options.checkpoint_steps)
     if options.rank == RANK and options.die_in_step:
@@ -127,17 +127,17 @@ def main() -> int:
 
 def checkpoint_every(steps: int) -> None:
     """Write a checkpoint after each so many steps; a run does so by the clock."""
-    from seresnet.training.trainer import Training
+    from seresnet.training.trainer import Trainer
 
-    step = Training.step
+    step = Trainer.step
 
     def saving(self, group):
         images = step(self, group)
-        if self.at.step % steps == 0:
+        if self.state.step % steps == 0:
             self.save_checkpoint()
         return images
 
-    Training.step = saving
+    Trainer.step = saving
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError
 from seresnet.models.variants import build
 from seresnet.training import auto_config as module
-from seresnet.training.auto_config import activation_bytes, settle, suiting_batch_size
+from seresnet.training.auto_config import activation_bytes, choose_batch_size, resolve_auto_settings
 from seresnet.training.config import TrainConfig
 
 AUTO = TrainConfig(auto_batch_size=True, global_batch_size=64, freeze_bn="auto", pretrained=True)
@@ -21,18 +21,19 @@ def network(name: str = "seresnet20", size: int = 32):
 
 
 def settled(config, images, saved=None, multi_label=False, model=None):
-    return settle(config, model or network(), images, multi_label, Accelerator(cpu=True), saved)
+    return resolve_auto_settings(config, model or network(), images, multi_label, Accelerator(cpu=True), saved)
 
 
 @pytest.mark.parametrize(
     ("images", "size"), [(3, 3), (20, 8), (255, 8), (256, 16), (511, 16), (600, 32), (1024, 64), (10**6, 64)]
 )
 def test_an_epoch_has_sixteen_steps_where_the_data_has_them(images, size):
-    assert suiting_batch_size(images, 64) == size
+    assert choose_batch_size(images, 64) == size
     config = settled(AUTO, images)
     assert config.global_batch_size == size
     assert not config.auto_batch_size
-    assert config.freeze_bn == (size < 16)
+    assert config.freeze_bn == (size < 4)
+    assert config.clip_grad == (1.0 if size < 4 else None)
 
 
 def test_the_learning_rate_follows_the_batch():
@@ -49,19 +50,19 @@ def test_a_batch_that_memory_does_not_hold_goes_in_parts(monkeypatch):
     model = network()
     fixed = 6 * 4 * sum(p.numel() for p in model.parameters())
     each = activation_bytes(model, 32)
-    for images, accumulate in ((64, 1), (63, 2), (20, 4), (1, 64), (0, 64)):
+    for images, steps in ((64, 1), (63, 2), (20, 4), (1, 64), (0, 64)):
         monkeypatch.setattr(module, "memory_bytes", lambda device, n=images: (fixed + each * n + 1) / 0.7)
         config = settled(AUTO.updated({"precision": "float32"}), 10**6, model=model)
-        assert (config.global_batch_size, config.accumulate) == (64, accumulate)
+        assert (config.global_batch_size, config.grad_accum_steps) == (64, steps)
     monkeypatch.setattr(module, "memory_bytes", lambda device: (fixed + each * 30 + 1) / 0.7)
-    assert settled(AUTO.updated({"train_size": 64}), 10**6, model=model).accumulate == 16  # four times the pixels
+    assert settled(AUTO.updated({"train_size": 64}), 10**6, model=model).grad_accum_steps == 16  # four times the pixels
     assert settled(AUTO, 10**6, model=model).freeze_bn is False  # 32 images each
 
 
 def test_a_resumed_run_keeps_its_batches():
-    saved = {"global_batch_size": 24, "accumulate": 3}
+    saved = {"global_batch_size": 24, "grad_accum_steps": 3}
     config = settled(AUTO, 10**6, saved)
-    assert (config.global_batch_size, config.accumulate) == (24, 3)
+    assert (config.global_batch_size, config.grad_accum_steps) == (24, 3)
     fixed = AUTO.updated({"auto_batch_size": False, "global_batch_size": 10})
     assert settled(fixed, 10**6, saved).global_batch_size == 10
 
@@ -81,8 +82,8 @@ def test_a_batch_that_does_not_divide_is_refused():
     class Three(Accelerator):
         num_processes = 3
 
-    with pytest.raises(ConfigError, match="no multiple of processes times accumulate"):
-        settle(TrainConfig(global_batch_size=8), network(), 100, False, Three(cpu=True))
+    with pytest.raises(ConfigError, match="not a multiple of 3 ranks"):
+        resolve_auto_settings(TrainConfig(global_batch_size=8), network(), 100, False, Three(cpu=True))
 
 
 @pytest.mark.parametrize(("name", "size"), [("seresnet20", 32), ("legacy_seresnet50", 64)])

@@ -9,9 +9,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from seresnet.training.config import TrainConfig
-from seresnet.training.losses import ImageLoss, balanced_weights, shares
-from seresnet.training.validation import Figures, mean_average_precision
+from seresnet.training.losses import ImageLoss, balanced_weights, soft_targets
+from seresnet.training.validation import ValidationMetrics, mean_average_precision
 
+CPU = torch.device("cpu")
 CLASSES = 5
 
 
@@ -28,7 +29,7 @@ def test_cross_entropy_of_classes_is_torchs(smoothing):
     logits, targets = numbers()
     loss = ImageLoss(TrainConfig(label_smoothing=smoothing), multi_label=False)
     expected = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-    torch.testing.assert_close(loss(logits, shares(targets, CLASSES)), expected)
+    torch.testing.assert_close(loss(logits, soft_targets(targets, CLASSES)), expected)
 
 
 def test_class_weights_weigh_as_torchs_do():
@@ -36,12 +37,12 @@ def test_class_weights_weigh_as_torchs_do():
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0])
     loss = ImageLoss(TrainConfig(), multi_label=False, class_weights=weights)
     expected = F.cross_entropy(logits, targets, weights, reduction="none")
-    torch.testing.assert_close(loss(logits, shares(targets, CLASSES)), expected)
+    torch.testing.assert_close(loss(logits, soft_targets(targets, CLASSES)), expected)
 
 
 def test_cross_entropy_of_a_mixture_is_the_mixture_of_cross_entropies():
     logits, targets = numbers()
-    one = shares(targets, CLASSES)
+    one = soft_targets(targets, CLASSES)
     mixed = 0.3 * one + 0.7 * one.roll(1, 0)
     expected = 0.3 * F.cross_entropy(logits, targets, reduction="none")
     expected += 0.7 * F.cross_entropy(logits, targets.roll(1), reduction="none")
@@ -50,7 +51,7 @@ def test_cross_entropy_of_a_mixture_is_the_mixture_of_cross_entropies():
 
 def test_binary_cross_entropy_by_hand():
     logits, targets = numbers()
-    one = shares(targets, CLASSES)
+    one = soft_targets(targets, CLASSES)
     mixed = 0.9 * one + 0.1 * one.roll(1, 0)
     config = TrainConfig(loss="bce", bce_threshold=0.2, label_smoothing=0.1)
     answers = (mixed > 0.2).double() * 0.9 + 0.1 / CLASSES  # a tenth of the other image is below the threshold
@@ -82,15 +83,15 @@ def test_weights_of_labels_balance_with_and_without():
     assert weights.tolist() == [1.0, 9.0, 99.0]
 
 
-def test_figures_count_right_answers_and_add_up_over_batches():
+def test_metrics_count_correct_predictions_and_add_up_over_batches():
     accelerator = Accelerator(cpu=True)
     logits, targets = numbers(40)
-    whole, parts = Figures(ImageLoss(TrainConfig(), False)), Figures(ImageLoss(TrainConfig(), False))
-    whole.add(logits, shares(targets, CLASSES))
+    whole, parts = (ValidationMetrics(ImageLoss(TrainConfig(), False), CPU) for _ in range(2))
+    whole.update(logits, soft_targets(targets, CLASSES))
     for i in range(0, 40, 7):
-        parts.add(logits[i : i + 7], shares(targets[i : i + 7], CLASSES))
-    got = parts.result(accelerator)
-    assert got == pytest.approx(whole.result(accelerator))
+        parts.update(logits[i : i + 7], soft_targets(targets[i : i + 7], CLASSES))
+    got = parts.compute(accelerator)
+    assert got == pytest.approx(whole.compute(accelerator))
     assert got["val_top1"] == pytest.approx((logits.argmax(1) == targets).float().mean().item())
     assert got["val_loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-6)
     assert got["val_top5"] == 1.0
@@ -108,11 +109,11 @@ def test_mean_average_precision_is_scikit_learns():
     assert mean_average_precision(scores, np.zeros_like(labels)) == 0.0
 
 
-def test_an_answer_is_right_where_it_is_one_of_several_labels():
-    figures = Figures(ImageLoss(TrainConfig(loss="bce"), multi_label=True))
+def test_a_prediction_is_correct_where_it_is_one_of_several_labels():
+    metrics = ValidationMetrics(ImageLoss(TrainConfig(loss="bce"), multi_label=True), CPU)
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [1.0, 0.0, 2.0]])
-    figures.add(logits, torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    got = figures.result(Accelerator(cpu=True))
+    metrics.update(logits, torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    got = metrics.compute(Accelerator(cpu=True))
     assert got["val_top1"] == pytest.approx(1 / 3)
     # First label: scores 3, 0, 1 of labels 1, 1, 0: (1/1 + 2/3) / 2. Third: scores 2, 1, 2 of 1, 0, 0: one of two.
     assert got["val_map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)

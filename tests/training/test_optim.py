@@ -11,7 +11,7 @@ from seresnet.models.variants import build
 from seresnet.training.config import TrainConfig
 from seresnet.training.ema import ModelEma
 from seresnet.training.lamb import Lamb
-from seresnet.training.optim import learning_rate, optimizer_for, parameter_groups, set_learning_rate
+from seresnet.training.optim import create_optimizer, learning_rate, parameter_groups, set_learning_rate
 from tests.timm_import import timm  # noqa: F401
 
 
@@ -28,7 +28,7 @@ def test_weight_decay_spares_norms_and_biases():
 def test_a_step_equals_nesterov_momentum_by_hand():
     config = TrainConfig(lr=0.1, momentum=0.9, weight_decay=0.01, head_lr_scale=2.0)
     model = build("resnet20")
-    optimizer = optimizer_for(model, config)
+    optimizer = create_optimizer(model, config)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for _ in range(2):
@@ -68,24 +68,36 @@ def test_without_layer_decay_there_are_no_more_groups():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.02])
-def test_lamb_takes_timms_steps(weight_decay):
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.3, None])
+def test_lamb_takes_timms_steps(weight_decay, max_grad_norm):
+    """Gradients grow from step to step, so that some norms are below the limit and some above."""
     from timm.optim import Lamb as Published
 
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(4, 3, generator=generator), torch.randn(7, generator=generator), torch.zeros(5)]
     mine, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
-    optimizers = (
-        Lamb(mine, lr=0.01, weight_decay=weight_decay),
-        Published(theirs, lr=0.01, weight_decay=weight_decay, max_grad_norm=None),
-    )
-    for step in range(5):
+    limit = {} if max_grad_norm == 1.0 else {"max_grad_norm": max_grad_norm}  # 1.0 is the default of both
+    optimizers = []
+    for cls, weights in ((Lamb, mine), (Published, theirs)):
+        groups = [{"params": weights[:1], "weight_decay": weight_decay}, {"params": weights[1:], "weight_decay": 0.0}]
+        optimizers.append(cls(groups, lr=0.01, weight_decay=weight_decay, **limit))
+    norms = []
+    for step in range(6):
         for weights, optimizer in zip((mine, theirs), optimizers, strict=True):
             for i, p in enumerate(weights):
-                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + i)) * 1e-3
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + i)) * 0.02 * 3**step
             optimizer.step()
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for p in mine)))
+    assert min(norms) < 0.3 and max(norms) > 1
     for a, b, before in zip(mine, theirs, start, strict=True):
         torch.testing.assert_close(a, b)
         assert not torch.allclose(a, before)
+
+
+def test_lamb_leaves_clipping_to_the_trainer_where_a_norm_is_set():
+    model = build("seresnet20")
+    assert create_optimizer(model, TrainConfig(optimizer="lamb")).max_grad_norm == 1.0
+    assert create_optimizer(model, TrainConfig(optimizer="lamb", clip_grad=5.0)).max_grad_norm is None
 
 
 def test_lamb_goes_on_from_its_state():

@@ -10,13 +10,20 @@ import pytest
 
 from seresnet.recipes import recipe
 from seresnet.training.train import train
-from seresnet.training.trainer import Training
+from seresnet.training.trainer import Trainer
 from tests.made_images import color_folder
 from tests.training import driver
 
 SETTINGS = {
-    **{"size": 16, "global_batch_size": 8, "precision": "float32", "epochs": 3, "accumulate": 2, "crop": "resized"},
-    **{"rotation": 10, "erase": 0.5, "drop_rate": 0.2, "drop_path_rate": 0.1, "sync_bn": True},
+    **{
+        "size": 16,
+        "global_batch_size": 8,
+        "precision": "float32",
+        "epochs": 3,
+        "grad_accum_steps": 2,
+        "crop": "resized",
+    },
+    **{"rotation": 10, "random_erasing_prob": 0.5, "drop_rate": 0.2, "drop_path_rate": 0.1, "sync_bn": True},
 }
 ARGUMENTS = ["--recipe", "debug", "--device", "cpu", *(x for k, v in SETTINGS.items() for x in ("--set", f"{k}={v}"))]
 
@@ -54,7 +61,7 @@ def test_two_processes_have_the_losses_of_one(colors, tmp_path, monkeypatch):
     processes = two_processes(colors, tmp_path / "two", "--losses", str(tmp_path / "two.txt"))
     errors = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    monkeypatch.setattr(Training, "step", Training.step)  # and back again at the end
+    monkeypatch.setattr(Trainer, "step", Trainer.step)  # and back again at the end
     driver.record_losses(tmp_path / "one.txt")
     train(recipe("debug").updated(SETTINGS), colors, tmp_path / "one", device="cpu")
     one, two = losses(tmp_path / "one.txt"), losses(tmp_path / "two.txt")
@@ -71,10 +78,10 @@ def test_two_processes_have_the_losses_of_one(colors, tmp_path, monkeypatch):
     assert "epoch 3/3" in errors[0]
 
 
-@pytest.mark.parametrize(("dies", "way", "silence"), [(1, "kill", "45"), (0, "stop", "15")])
-def test_when_a_process_dies_the_other_one_leaves_with_one_line(colors, tmp_path, dies, way, silence):
+@pytest.mark.parametrize(("dies", "way", "timeout"), [(1, "kill", "45"), (0, "stop", "15")])
+def test_when_a_process_dies_the_other_one_leaves_with_one_line(colors, tmp_path, dies, way, timeout):
     out = tmp_path / "run"
-    options = ("--rank", str(dies), "--way", way, "--die-in-step", "10", "0", "--silence", silence)
+    options = ("--rank", str(dies), "--way", way, "--die-in-step", "10", "0", "--heartbeat-timeout", timeout)
     processes = two_processes(colors, out, *options)
     try:
         error = processes[1 - dies].communicate(timeout=500)[1]

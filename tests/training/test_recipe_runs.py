@@ -20,8 +20,8 @@ from seresnet.inference.classifier import load
 from seresnet.recipes import recipe
 from seresnet.training.config import TrainConfig, read_config
 from seresnet.training.train import train
-from seresnet.training.trainer import Training, TrainingStopped
-from seresnet.weights.load import create_model
+from seresnet.training.trainer import Trainer, TrainingStopped
+from seresnet.weights.create import create_model
 from tests.made_images import COLORS, color_folder
 from tests.training.test_trainer import assert_same_run, config, stop_after, weights
 
@@ -29,9 +29,9 @@ FULL: dict[str, object] = {
     "mixup": 0.2,
     "cutmix": 1.0,
     "rand_augment": 7.0,
-    "repeats": 3,
+    "repeated_aug": 3,
     "crop": "resized",
-    "jitter": 10,
+    "pixel_noise": 10,
     "loss": "bce",
     "bce_threshold": 0.2,
     "class_weights": "balanced",
@@ -39,7 +39,7 @@ FULL: dict[str, object] = {
     "optimizer": "lamb",
     "lr": 0.005,
     "train_size": 24,
-    "accumulate": 2,
+    "grad_accum_steps": 2,
 }
 
 
@@ -85,7 +85,7 @@ def test_each_setting_changes_the_weights(colors, everything, tmp_path, key):
 def test_repeated_images_stand_together_each_with_a_crop_of_its_own(colors, world):
     images = image_folder(colors)
     crop = TrainCrop("resized", Preprocess((3, 16, 16)), (0.2, 0.5))
-    loaders = [Loader(images.samples, crop, 8, 1, rank=r, world=world, repeats=3) for r in range(world)]
+    loaders = [Loader(images.samples, crop, 8, 1, rank=r, world=world, repeated_aug=3) for r in range(world)]
     found: dict[int, tuple[Path, bytes]] = {}
     for loader in loaders:
         assert loader.batches_per_epoch() == 69 // (8 * world)
@@ -109,7 +109,7 @@ def test_a_run_ends_when_its_patience_does_and_a_resumed_one_as_well(colors, tmp
     rows = table(tmp_path / "whole")
     best = max(range(len(rows)), key=lambda i: float(rows[i]["val_top1"]))  # the first of the best
     assert result.epochs == len(rows) == best + 1 + 2
-    assert "no better top-1 for 2 epochs: stopped" in (tmp_path / "whole" / "log.txt").read_text()
+    assert "early stopping: no improvement for 2 epochs; best epoch" in (tmp_path / "whole" / "log.txt").read_text()
     steps = int(rows[0]["step"])
     stop_after(monkeypatch, steps * (len(rows) - 1) + 3)  # in the last epoch
     with pytest.raises(TrainingStopped):
@@ -124,8 +124,8 @@ def test_a_run_ends_when_its_patience_does_and_a_resumed_one_as_well(colors, tmp
 
 def test_a_better_epoch_starts_patience_anew_and_an_equal_one_does_not(colors, tmp_path, monkeypatch):
     scores = iter([0.5, 0.4, 0.6, 0.55, 0.6, 0.5, 0.9, 0.9])
-    validate = Training.validate
-    monkeypatch.setattr(Training, "validate", lambda self, m: validate(self, m) | {"val_top1": next(scores)})
+    validate = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda self, m: validate(self, m) | {"val_top1": next(scores)})
     result = train(config(epochs=8, patience=3), colors, tmp_path / "run")
     assert (result.epochs, result.best_score, result.last_score) == (6, 0.6, 0.5)
 
@@ -184,7 +184,7 @@ def test_finetune_says_what_it_decided(tmp_path, caplog):
     settings = recipe("finetune").updated({"epochs": 2, "precision": "float32", "class_weights": "balanced"})
     result = train(settings, data, tmp_path / "run")
     assert "batch 8" in caplog.text and "learning rate 0.005" in caplog.text
-    assert "batch norm keeps its statistics" in caplog.text
+    assert "batch-norm statistics frozen" not in caplog.text
     assert "class weights from 0.93 (green) to 1.2 (blue)" in caplog.text  # 50 / (3 * 18) and 50 / (3 * 14)
     assert result.best_score > 0.8
 
@@ -196,7 +196,7 @@ def answers_each_label_for_itself(model: Path, image: Path) -> None:
     for _ in range(2):
         classifier = load(model, precision="float32", device="cpu")
         (prediction,) = classifier.predict(image, topk=3)
-        ((scored,),) = classifier.scored(image)
+        ((scored,),) = classifier.scored([image])
         expected = torch.from_numpy(scored.logits)[list(prediction.indices)].sigmoid()
         assert prediction.probabilities == pytest.approx(expected.tolist(), rel=1e-4)
         assert sum(prediction.probabilities) != pytest.approx(1, abs=1e-3)
@@ -220,7 +220,7 @@ def test_several_labels_an_image(tmp_path, monkeypatch):
     assert result.best_score > 0.9
     found = table(tmp_path / "run")
     assert result.best_score == pytest.approx(max(float(row["val_map"]) for row in found), abs=1e-6)
-    assert "mean average precision" in (tmp_path / "run" / "log.txt").read_text()
+    assert "mAP" in (tmp_path / "run" / "log.txt").read_text()
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["loss"] == "bce"
     answers_each_label_for_itself(tmp_path / "run" / "best", tmp_path / "3.png")

@@ -9,7 +9,7 @@ from torch import nn
 
 from seresnet.models.checkpointing import frozen_statistics
 from seresnet.training import sync_batch_norm as sync_norm
-from seresnet.training.sync_batch_norm import SyncedBatchNorm2d, synchronize
+from seresnet.training.sync_batch_norm import SyncedBatchNorm2d, convert_sync_batch_norm
 from tests.networks import tiny
 
 
@@ -70,7 +70,7 @@ def test_a_network_keeps_its_keys_its_parameters_and_its_answers():
     model = tiny()
     before, parameters, x = model.state_dict(), [id(p) for p in model.parameters()], torch.randn(2, 3, 8, 8)
     expected = model(x)
-    synchronize(model, torch.device("cpu"))
+    convert_sync_batch_norm(model, torch.device("cpu"))
     assert all(isinstance(m, SyncedBatchNorm2d) for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     assert list(model.state_dict()) == list(before)
     assert [id(p) for p in model.parameters()] == parameters
@@ -80,7 +80,7 @@ def test_a_network_keeps_its_keys_its_parameters_and_its_answers():
 def test_on_a_gpu_it_is_torchs_own():
     model = tiny()
     keys = list(model.state_dict())
-    synchronize(model, torch.device("cuda"))
+    convert_sync_batch_norm(model, torch.device("cuda"))
     kinds = {type(m) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     assert kinds == {nn.SyncBatchNorm}
     assert list(model.state_dict()) == keys

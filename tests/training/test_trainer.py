@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from seresnet.errors import DataError, SeresnetError
+from seresnet.models.variants import build
 from seresnet.recipes import recipe
+from seresnet.training.auto_config import activation_bytes
 from seresnet.training.config import TrainConfig
+from seresnet.training.network import create_network
 from seresnet.training.train import train
-from seresnet.training.trainer import Training, TrainingStopped
+from seresnet.training.trainer import Trainer, TrainingStopped
 from tests.made_images import color_folder
 
 
@@ -46,16 +49,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def stop_after(monkeypatch, steps: int) -> None:
     """Make SIGTERM arrive after a number of steps, as it would from outside."""
-    step = Training.step
+    step = Trainer.step
 
     def stepped(self, group):
         result = step(self, group)
-        if self.at.step == steps:
+        if self.state.step == steps:
             assert callable(signal.getsignal(signal.SIGTERM)), "nobody listens, and the tests would end here"
             signal.raise_signal(signal.SIGTERM)  # to this very thread: no other one may be chosen
         return result
 
-    monkeypatch.setattr(Training, "step", stepped)
+    monkeypatch.setattr(Trainer, "step", stepped)
 
 
 def test_a_run_learns_and_leaves_its_record(colors, tmp_path):
@@ -74,9 +77,15 @@ def test_a_run_learns_and_leaves_its_record(colors, tmp_path):
         assert saved["label_names"] == ["blue", "green", "red"]
 
 
-@pytest.mark.parametrize(("workers", "accumulate", "crop"), [(0, 1, "resized"), (2, 2, "resized"), (1, 1, "center")])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(colors, tmp_path, monkeypatch, workers, accumulate, crop):
-    settings = config(workers=workers, accumulate=accumulate, crop=crop, drop_rate=0.2, drop_path_rate=0.1, rotation=5)
+@pytest.mark.parametrize(
+    ("workers", "grad_accum_steps", "crop"), [(0, 1, "resized"), (2, 2, "resized"), (1, 1, "center")]
+)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    colors, tmp_path, monkeypatch, workers, grad_accum_steps, crop
+):
+    settings = config(
+        workers=workers, grad_accum_steps=grad_accum_steps, crop=crop, drop_rate=0.2, drop_path_rate=0.1, rotation=5
+    )
     train(settings, colors, tmp_path / "whole")
     stop_after(monkeypatch, 10)  # of 14: in the middle of the second epoch
     with pytest.raises(TrainingStopped) as stopped:
@@ -105,7 +114,7 @@ def test_one_process_can_train_in_one_precision_after_the_other(colors, tmp_path
 def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch):
     """Two micro-batches with the same images have the gradient of one of them."""
     gradients = {}
-    step = Training.step
+    step = Trainer.step
 
     def recording(self, group):
         original = torch.optim.SGD.step
@@ -118,9 +127,11 @@ def test_accumulation_adds_up_to_the_same_gradient(colors, tmp_path, monkeypatch
             patch.setattr(torch.optim.SGD, "step", keeping)
             return step(self, [group[0]] * len(group))
 
-    monkeypatch.setattr(Training, "step", recording)
+    monkeypatch.setattr(Trainer, "step", recording)
     for copies in (1, 2):
-        settings = config(epochs=1, pad=0, hflip=0, crop="center", accumulate=copies, global_batch_size=8 * copies)
+        settings = config(
+            epochs=1, pad=0, hflip=0, crop="center", grad_accum_steps=copies, global_batch_size=8 * copies
+        )
         train(settings, colors, tmp_path / str(copies))
     torch.testing.assert_close(gradients[1], gradients[2])
 
@@ -194,3 +205,63 @@ def test_two_processes_run_and_count_every_validation_image(colors, tmp_path):
         hits = float(rows[-1][column]) * images
         assert hits == pytest.approx(round(hits), abs=1e-3)
     assert done.stdout.count("validation top-1") == 1
+    assert "Grad strides" not in done.stderr
+
+
+def test_gradient_checkpointing_takes_less_memory_and_leaves_the_weights(colors, tmp_path):
+    model, kept = build("seresnet20").train(), {}
+    for name in (False, True):
+        model.set_grad_checkpointing(name)
+        kept[name] = activation_bytes(model, 32)
+    assert kept[True] < 0.5 * kept[False]
+    for name in (False, True):
+        train(config(epochs=1, grad_checkpointing=name), colors, tmp_path / str(name))
+    assert_same_run(tmp_path / "False", tmp_path / "True")
+
+
+def test_without_zero_init_the_last_norms_start_at_one():
+    def last_norms(**settings) -> list[torch.Tensor]:
+        model = create_network(config(**settings), ("a", "b"), False, None)
+        return [block.bn2.weight for stage in model.stages for block in stage]
+
+    assert all((weight == 0).all() for weight in last_norms())
+    assert all((weight == 1).all() for weight in last_norms(zero_init_last=False))
+
+
+def test_a_step_waits_for_the_device_once(colors, tmp_path, monkeypatch):
+    """Whatever turns a tensor into Python numbers would wait for a GPU."""
+    waits: list[int] = []
+    step, inside = Trainer.step, []
+
+    def counted(self, group):
+        waits.append(0)
+        inside.append(True)
+        try:
+            return step(self, group)
+        finally:
+            inside.pop()
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(tensor, *arguments, _original=original, **options):
+            if inside:
+                waits[-1] += 1
+            return _original(tensor, *arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    monkeypatch.setattr(Trainer, "step", counted)
+    full = {
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "rotation": 5,
+        "random_erasing_prob": 0.5,
+        "clip_grad": 1.0,
+        "grad_accum_steps": 2,
+    }
+    train(
+        config(epochs=1, drop_rate=0.2, drop_path_rate=0.1, optimizer="lamb", lr=0.005, **full),
+        colors,
+        tmp_path / "run",
+    )
+    assert set(waits) == {1}

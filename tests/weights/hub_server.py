@@ -1,4 +1,7 @@
-"""A server on this machine that speaks as much of the Hugging Face Hub's protocol as a download takes."""
+"""A server on this machine that speaks as much of the Hugging Face Hub's protocol as a download takes.
+
+Of the account ``timm`` it answers only the repositories that the installed timm names.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,20 @@ import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
+
+
+@cache
+def timm_repositories() -> frozenset[str]:
+    """Return the repositories that timm downloads from."""
+    from tests.timm_import import timm
+
+    configurations = (timm.get_pretrained_cfg(name) for name in timm.list_pretrained())
+    return frozenset(f"{cfg.hf_hub_id}" for cfg in configurations if cfg is not None and cfg.hf_hub_id)
 
 
 @dataclass
@@ -57,7 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         repo, revision, file = match.groups()
         if repo in hub.gated:
             return self.refuse(403, "GatedRepo")
-        if repo in hub.private or not any(known == repo for known, _ in hub.files):
+        unknown = repo.startswith("timm/") and repo not in timm_repositories()
+        if unknown or repo in hub.private or not any(known == repo for known, _ in hub.files):
             return self.refuse(401, "RepoNotFound")
         commit = hub.branches.get(revision, revision if revision in hub.branches.values() else None)
         if commit is None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
+import seresnet
 from seresnet.models.variants import VARIANTS, build
-from seresnet.weights.convert import from_legacy, is_legacy, normalized, recorded_architecture, to_legacy, unwrap
+from seresnet.weights.convert import from_legacy, is_legacy, normalized, to_legacy
+from tests.models.pairs import difference, make_pair
 from tests.timm_import import timm
+from tests.weights.nets import logits
 
 LEGACY = [arch for arch, row in VARIANTS.items() if row.lineage == "legacy"]
 
@@ -44,48 +50,40 @@ def test_linear_excitations_become_convolutions() -> None:
     assert shapes(normalized(linear)) == shapes(ours)
 
 
-def state(value: float) -> dict[str, torch.Tensor]:
-    return {"fc.weight": torch.full((2, 2), value), "fc.bias": torch.full((2,), value)}
+@pytest.mark.parametrize("arch", ["legacy_seresnet18", "legacy_seresnet50"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_load_state_dict_takes_timms_keys(arch: str, linear: bool) -> None:
+    """Code that was written for timm's networks, and Cadene's files with linear excitations and without counters."""
+    ours, theirs = make_pair(arch, num_classes=7)
+    state = theirs.state_dict()
+    if linear:
+        state = {k: v[..., 0, 0] if ".se_module." in k and v.ndim == 4 else v for k, v in state.items()}
+        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    kept = dict(state)
+    for model in (
+        seresnet.create_model(arch, num_classes=7),
+        copy.deepcopy(seresnet.create_model(arch, num_classes=7)),
+    ):
+        assert model.load_state_dict(state, strict=True).missing_keys == []
+        assert state.keys() == kept.keys() and all(state[key] is value for key, value in kept.items())
+        assert difference(logits(model), logits(theirs)) <= 1e-5
+        assert set(model.state_dict()) == set(ours.state_dict())
 
 
-def found(checkpoint: object) -> float:
-    result = unwrap(checkpoint)
-    assert result is not None and set(result) == {"fc.weight", "fc.bias"}
-    return result["fc.bias"][0].item()
+def test_load_state_dict_takes_them_within_another_module_and_in_part() -> None:
+    _, theirs = make_pair("legacy_seresnet18", num_classes=7)
+    model = seresnet.create_model("legacy_seresnet18", num_classes=7)
+    whole = nn.ModuleDict({"backbone": model, "head": nn.Linear(3, 3)})
+    state = {f"backbone.{key}": value for key, value in theirs.state_dict().items()}
+    result = whole.load_state_dict(state, strict=False)
+    assert (result.missing_keys, result.unexpected_keys) == (["head.weight", "head.bias"], [])
+    assert torch.equal(model.fc.weight, theirs.last_linear.weight)
+    head = {"last_linear.weight": torch.ones(7, 512), "last_linear.bias": torch.ones(7)}
+    assert model.load_state_dict(head, strict=False).unexpected_keys == []
+    assert bool((model.fc.weight == 1).all())
 
 
-def prefixed(prefix: str, value: float) -> dict[str, torch.Tensor]:
-    return {prefix + key: tensor for key, tensor in state(value).items()}
-
-
-@pytest.mark.parametrize(
-    "checkpoint",
-    [
-        state(1.0),
-        prefixed("module.", 1.0),
-        prefixed("_orig_mod.", 1.0),
-        prefixed("module._orig_mod.", 1.0),
-        {"state_dict": state(1.0), "epoch": 3, "optimizer": {"state": {}}},
-        {"model": prefixed("module.", 1.0), "args": None},
-        {"model": {"state_dict": state(1.0)}},
-        {"state_dict": state(2.0), "state_dict_ema": state(1.0)},
-        {"model_ema": prefixed("module.", 1.0), "model": state(2.0)},
-        {"state_dict": state(1.0), "state_dict_ema": None},
-        {"n_averaged": torch.tensor(7), **prefixed("module.", 1.0)},
-    ],
-    ids=lambda checkpoint: "+".join(list(checkpoint)[:2]),
-)
-def test_wrappers_come_off_and_averaged_weights_win(checkpoint: dict) -> None:
-    assert found(checkpoint) == 1.0
-
-
-def test_what_holds_no_state_dict() -> None:
-    endless: dict[str, object] = {}
-    endless["model"] = endless
-    for thing in (None, 3, [state(1.0)], {}, {"epoch": 3}, {"state_dict": {}}, torch.zeros(2), endless):
-        assert unwrap(thing) is None
-
-
-def test_architecture_that_a_checkpoint_names() -> None:
-    assert recorded_architecture({"arch": "seresnet50.ra2_in1k", "state_dict": {}}) == "seresnet50"
-    assert recorded_architecture({"state_dict": {}}) is recorded_architecture({"arch": 3}) is None
+def test_a_modern_network_does_not_take_legacy_keys() -> None:
+    _, theirs = make_pair("legacy_seresnet50", num_classes=7)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        seresnet.create_model("seresnet50", num_classes=7).load_state_dict(theirs.state_dict())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from seresnet.errors import WeightsError
 from seresnet.weights import hub as hub_module
 from seresnet.weights.hub import fetch, fetch_weights
 from seresnet.weights.labels import imagenet_1k
-from tests.weights.conftest import point_to
+from tests.weights.conftest import closed_port, point_to
 from tests.weights.hub_server import COMMIT, OTHER_COMMIT
 from tests.weights.nets import equal, small
 
@@ -43,11 +42,7 @@ def refusal(name: str, **arguments: object) -> str:
 
 
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point to a port of this machine that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    point_to(monkeypatch, f"http://127.0.0.1:{port}")
+    point_to(monkeypatch, f"http://127.0.0.1:{closed_port()}")
 
 
 def test_a_repository(stocked) -> None:
@@ -152,13 +147,12 @@ def test_unreachable_and_nothing_cached(hub, monkeypatch) -> None:
     unreachable(monkeypatch)
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
-    message = refusal("seresnet50")
-    assert message.startswith("timm/seresnet50.a1_in1k is not in the cache (")
+    message = refusal(NAME)
+    assert message.startswith("user/model is not in the cache (")
     assert f"{constants.ENDPOINT} cannot be reached (" in message
-    assert f"download config.json and model.safetensors from {constants.ENDPOINT}/timm/seresnet50.a1_in1k" in message
+    assert f"download config.json and model.safetensors from {constants.ENDPOINT}/user/model" in message
     assert "give that folder as the model" in message
     assert slept == []  # nobody waited to try again
-    assert "is not in the cache" in refusal(NAME)
 
 
 def test_unreachable_and_cached(stocked, monkeypatch) -> None:
@@ -213,7 +207,7 @@ def test_what_the_hub_refuses(stocked) -> None:
     )
     assert "no such repository" in refusal("hf-hub:user/missing")
     assert f"user/gated is gated: accept its terms at {stocked.url}/user/gated" in refusal("hf-hub:user/gated")
-    assert "'a b' is no repository name; write hf-hub:user/repo" in refusal("hf-hub:a b")
+    assert "'a b' is not the name of a repository; write hf-hub:user/repo" in refusal("hf-hub:a b")
     del stocked.files[REPO, "config.json"]
     assert "the Hub has no config.json in it" in refusal(NAME)
     stocked.status = 403
@@ -251,13 +245,13 @@ def test_named_weights_come_once_and_without_a_question_afterwards(hub, tmp_path
     assert len(hub.requests) == before
 
 
-def test_a_file_that_torch_hub_kept_is_used(hub, tmp_path, monkeypatch) -> None:
-    """Where timm and torch.hub of old put the first release; its SHA-256 is checked as everywhere."""
-    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "se_resnet50-ce0d4300.pth").write_bytes(b"\x80\x02 not the real one")
-    assert "se_resnet50-ce0d4300.pth: its SHA-256 begins with" in refusal("legacy_seresnet50")
-    assert hub.requests == []
+def test_the_hub_has_only_what_timm_has(hub, tmp_path) -> None:
+    """timm has no repository for its legacy networks; a server that answers every name would hide a wrong source."""
+    for name in ("legacy_seresnet50.in1k", "seresnet50.a1_in1k"):
+        hub.files[f"timm/{name}", "model.safetensors"] = b"x"
+    with pytest.raises(WeightsError, match="no such repository"):
+        fetch_weights("timm/legacy_seresnet50.in1k")
+    assert fetch_weights("timm/seresnet50.a1_in1k").read_bytes() == b"x"
 
 
 def test_the_environment_of_a_fresh_process(stocked, tmp_path) -> None:

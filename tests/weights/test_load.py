@@ -12,11 +12,12 @@ from torch import nn
 
 import seresnet
 from seresnet.errors import ConfigError, WeightsError
+from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS, build
 from seresnet.weights.identify import build_on_meta, shapes_of
 from seresnet.weights.index import entries
 from seresnet.weights.labels import imagenet_1k
-from seresnet.weights.source import locate, released_as
+from seresnet.weights.source import released_as, resolve
 from tests.models.pairs import difference, make_pair
 from tests.timm_import import timm
 from tests.weights.nets import equal, logits, small, write_legacy
@@ -88,22 +89,24 @@ def test_other_precisions_become_float32(tmp_path, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("arch", [a for a, row in VARIANTS.items() if sum(row.layers) <= 16])
 def test_a_file_tells_its_architecture_or_that_it_cannot(arch: str, tmp_path, monkeypatch) -> None:
     """Every network that fits is either loaded under its own name or refused as ambiguous; never taken for another."""
-    from seresnet.weights.identify import guess_architecture
+    from seresnet.weights.identify import identify
 
     state = build_on_meta(VARIANTS[arch]).state_dict()
     try:
-        assert guess_architecture(state, False, tmp_path / "weights.pth") == arch
+        assert identify(state, False, tmp_path / "weights.pth") == arch
     except WeightsError as error:
         assert "alike; pass arch=" in str(error) and arch in str(error)
-    assert guess_architecture(state, False, tmp_path / f"{arch}.pth") == arch
-    assert guess_architecture(state, False, tmp_path / f"{arch}-best.pth") == arch
-    assert guess_architecture(state, False, tmp_path / "weights.pth", recorded=arch) == arch
+    assert identify(state, False, tmp_path / f"{arch}.pth") == arch
+    assert identify(state, False, tmp_path / f"{arch}-best.pth") == arch
+    assert identify(state, False, tmp_path / "weights.pth", recorded=arch) == arch
 
 
 def test_networks_of_equal_shapes_are_not_confused(tmp_path) -> None:
     ours, theirs = make_pair("legacy_seresnet50")
     torch.save(ours.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match='fit legacy_seresnet50 and seresnet50 alike; pass arch="legacy_seresnet50"'):
+    with pytest.raises(
+        WeightsError, match='those of legacy_seresnet50 and seresnet50 alike; pass arch="legacy_seresnet50"'
+    ):
         seresnet.create_model(tmp_path / "model.pth", pretrained=True)
     loaded = seresnet.create_model(tmp_path / "model.pth", pretrained=True, arch="legacy_seresnet50")
     assert equal(loaded, ours)
@@ -117,11 +120,9 @@ def test_released_files_are_known_by_name() -> None:
     for entry in entries().values():
         if entry.release_file:
             assert released_as(Path("somewhere") / entry.release_file) == entry
-    origin = locate("somewhere/se_resnet50-ce0d4300.pth")
+    origin = resolve("somewhere/se_resnet50-ce0d4300.pth")
     assert (origin.arch, origin.sha256, origin.num_classes) == ("legacy_seresnet50", "ce0d4300", 1000)
-    assert (
-        origin.labels == list(imagenet_1k()[1]) and origin.preprocess == entries()["legacy_seresnet50.in1k"].transform()
-    )
+    assert origin.labels == imagenet_1k()[1] and origin.preprocess == entries()["legacy_seresnet50.in1k"].transform()
     assert released_as(Path("seresnet50.pth")) is None
 
 
@@ -135,7 +136,7 @@ def test_a_foreign_file(tmp_path) -> None:
 
 
 def test_unknown_names_suggest_known_ones() -> None:
-    with pytest.raises(WeightsError, match=r"'legacy_seresnet51' is no model, .*did you mean legacy_seresnet50"):
+    with pytest.raises(WeightsError, match=r"'legacy_seresnet51' is not a model, .*did you mean legacy_seresnet50"):
         seresnet.create_model("legacy_seresnet51")
     with pytest.raises(WeightsError, match=r"legacy_seresnet50 has no such weights; there are legacy_seresnet50.in1k"):
         seresnet.create_model("legacy_seresnet50.in22k", pretrained=True)
@@ -151,7 +152,7 @@ def test_unknown_names_suggest_known_ones() -> None:
 def test_settings_are_checked() -> None:
     assert seresnet.create_model("seresnet20", drop_rate=0.3, drop_path_rate=0.1).drop_rate == 0.3
     for wrong, reason in (
-        ({"drop_rat": 0.1}, "drop_rat is no setting of a network; did you mean drop_rate?"),
+        ({"drop_rat": 0.1}, "drop_rat is not a setting of a network; did you mean drop_rate?"),
         ({"num_classes": -1}, "num_classes is -1"),
         ({"in_chans": 0}, "in_chans is 0"),
         ({"channels": [16, -32, 64]}, "no network can be built so"),
@@ -196,11 +197,49 @@ def test_another_number_of_classes_gets_a_new_classifier(tmp_path, caplog) -> No
     assert isinstance(none.fc, nn.Identity) and logits(none, 32).shape == (2, 64)
 
 
+def without_classifier(model: SEResNet) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+
+
 def test_a_file_without_classifier(tmp_path) -> None:
-    state = {key: value for key, value in small().state_dict().items() if not key.startswith("fc.")}
-    save_file(state, tmp_path / "seresnet20.safetensors")
-    assert seresnet.create_model(tmp_path / "seresnet20.safetensors", pretrained=True, num_classes=5).num_classes == 5
-    assert seresnet.create_model(tmp_path / "seresnet20.safetensors", pretrained=True, num_classes=0).num_classes == 0
+    save_file(without_classifier(small()), path := tmp_path / "seresnet20.safetensors")
+    assert seresnet.create_model(path, pretrained=True, num_classes=5).num_classes == 5
+    assert seresnet.create_model(path, pretrained=True, num_classes=0).num_classes == 0
+    with pytest.raises(WeightsError, match=r"has no classifier .* pass num_classes=0, or a number for a new one"):
+        seresnet.create_model(path, pretrained=True)
+
+
+def test_a_directory_without_classifier(tmp_path) -> None:
+    """Its config.json may still tell the classes, as after cutting the head off a saved model."""
+    model = small()
+    seresnet.save(model, tmp_path / "whole")
+    seresnet.save(model, tmp_path / "cut")
+    save_file(without_classifier(model), tmp_path / "cut" / "model.safetensors")
+    expected = seresnet.create_model(tmp_path / "whole", pretrained=True, num_classes=0)
+    cut = seresnet.create_model(tmp_path / "cut", pretrained=True, num_classes=0)
+    assert equal(cut, expected) and cut.preprocess == model.preprocess and cut.labels == []
+    assert seresnet.create_model(tmp_path / "cut", pretrained=True, num_classes=4).num_classes == 4
+    with pytest.raises(WeightsError, match=r"has no classifier .* pass num_classes=0"):
+        seresnet.create_model(tmp_path / "cut", pretrained=True)
+    seresnet.save(cut, tmp_path / "headless")
+    again = seresnet.create_model(tmp_path / "headless", pretrained=True)
+    assert equal(again, expected) and again.num_classes == 0
+
+
+def test_a_bare_file_says_what_is_guessed(tmp_path, caplog) -> None:
+    for classes, guesses in (
+        (
+            3,
+            "preprocessing is not known, so it gets that of seresnet20 (32 x 32, bilinear); its classes have no names",
+        ),
+        (1000, "(32 x 32, bilinear); its 1,000 classes have no names, so they get those of ImageNet-1k"),
+        (1, "(32 x 32, bilinear); its classes have no names; its one output is read as a sigmoid"),
+    ):
+        caplog.clear()
+        torch.save(small(num_classes=classes).state_dict(), path := tmp_path / "seresnet20.pth")
+        model = seresnet.create_model(path, pretrained=True)
+        assert guesses in caplog.text and len(caplog.records) == 1
+        assert model.multi_label == (classes == 1) and len(model.labels) == (1000 if classes == 1000 else 0)
 
 
 @pytest.mark.parametrize("arch", ["legacy_seresnet18", "seresnext26t_32x4d"])

@@ -155,19 +155,24 @@ def test_tensors_that_are_no_plain_numbers(tmp_path) -> None:
         torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
     ):
         torch.save({**small().state_dict(), "fc.weight": odd}, path)
-        assert "fc.weight is no plain tensor" in refusal(path)
+        assert "fc.weight is not a plain tensor" in refusal(path)
     torch.save({**small().state_dict(), "fc.weight": torch.zeros(10, 64, dtype=torch.int8)}, path)
     assert "fc.weight holds torch.int8" in refusal(path)
     torch.save({**small().state_dict(), "fc.bias": np.float64(3.0)}, path)
-    assert "nothing was run" in refusal(path)
+    assert "from seresnet20 they differ in: 1 missing (fc.bias)" in refusal(path)
 
 
-def test_huge_views_of_little_data_are_refused_by_their_shape(tmp_path) -> None:
-    """Four bytes that pose as four terabytes: nothing is copied before the shapes are known to fit."""
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_huge_views_of_little_data_are_refused(tmp_path, as_zip: bool) -> None:
+    """Four bytes that pose as four terabytes, and one storage under a thousand names."""
     path = tmp_path / "seresnet20.pth"
-    torch.save({**small().state_dict(), "fc.bias": torch.zeros(1).expand(10**6, 10**6)}, path)
-    assert "fc.bias is 1000000x1000000 instead of 10" in refusal(path, arch="seresnet20")
-    assert "are of no SE-ResNet known here" in refusal(path)
+    state = small().state_dict()
+    expanded = {"fc.weight": torch.zeros(1).expand(20_000_000, 64), "fc.bias": torch.zeros(1).expand(20_000_000)}
+    torch.save({**state, **expanded}, path, _use_new_zipfile_serialization=as_zip)
+    assert "fc.weight has more elements than the file holds for it" in refusal(path)
+    shared = torch.zeros(100_000)
+    torch.save({f"layer1.0.{i}": shared for i in range(1000)}, path, _use_new_zipfile_serialization=as_zip)
+    assert "its tensors have more elements than the file holds; refused" in refusal(path)
 
 
 def test_keys_and_shapes_that_do_not_fit_are_named(tmp_path) -> None:
@@ -175,8 +180,9 @@ def test_keys_and_shapes_that_do_not_fit_are_named(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({key: value for key, value in state.items() if "layer2.0.conv1" not in key}, path)
     assert "1 missing (layer2.0.conv1.weight)" in refusal(path, arch="seresnet20")
-    save_file({**state, "head.bias": torch.zeros(3)}, path)
-    assert "1 unknown (head.bias)" in refusal(path, arch="seresnet20")
+    assert "from seresnet20 they differ in: 1 missing (layer2.0.conv1.weight)" in refusal(path)
+    save_file({**state, "layer1.0.bias": torch.zeros(3)}, path)
+    assert "1 unknown (layer1.0.bias)" in refusal(path, arch="seresnet20")
     save_file({**state, "layer3.2.bn2.bias": torch.zeros(63)}, path)
     assert "layer3.2.bn2.bias is 63 instead of 64" in refusal(path, arch="seresnet20")
     assert "36 unknown (layer1.0.se.fc1.bias, layer1.0.se.fc1.weight, " in refusal(path, arch="resnet20")
@@ -193,6 +199,22 @@ def test_values_that_are_not_finite(tmp_path, value: float) -> None:
         state[key].view(-1)[-1] = value
         save_file(state, path := tmp_path / "seresnet20.safetensors")
         assert f"{key} holds NaN or infinity" in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_negative_variances(tmp_path, dtype: torch.dtype) -> None:
+    """A square root of them is NaN in one engine and a number in another."""
+    state = {key: value.to(dtype) for key, value in small().state_dict().items()}
+    state["layer3.2.bn2.running_var"][5] = -1e-3
+    save_file(state, path := tmp_path / "seresnet20.safetensors")
+    assert "layer3.2.bn2.running_var holds negative variances; use another checkpoint" in refusal(path)
+
+
+def test_numbers_that_float32_cannot_hold(tmp_path) -> None:
+    state = {key: value.double() for key, value in small().state_dict().items()}
+    state["fc.bias"][0] = 1e300
+    save_file(state, path := tmp_path / "seresnet20.safetensors")
+    assert "fc.bias holds NaN or infinity" in refusal(path)
 
 
 def test_sha256(tmp_path, whole) -> None:
@@ -228,7 +250,7 @@ def test_paths_that_hold_no_file(tmp_path) -> None:
     with pytest.raises(WeightsError, match="is a folder; give the weights file in it"):
         read_checkpoint(tmp_path)
     os.mkfifo(tmp_path / "pipe.pth")
-    assert "no regular file" in refusal(tmp_path / "pipe.pth")
+    assert "not a regular file" in refusal(tmp_path / "pipe.pth")
     with pytest.raises(WeightsError, match="embedded null byte"):
         seresnet.create_model("a\0b.pth", pretrained=True)
 

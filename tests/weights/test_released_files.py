@@ -17,7 +17,7 @@ from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import to_legacy
 from seresnet.weights.index import entries
 from seresnet.weights.load import network_of
-from seresnet.weights.source import locate
+from seresnet.weights.source import resolve
 from tests.models.pairs import difference
 from tests.timm_import import timm
 from tests.weights.nets import logits, write_legacy
@@ -59,7 +59,7 @@ def test_the_published_files_load_by_their_names(arch: str, tmp_path) -> None:
     path = tmp_path / released_name(arch)
     write_legacy(state, path)
     assert path.open("rb").read(4) == b"\x80\x02\x8a\x0a"  # a pickle of protocol 2, no archive
-    source = locate(str(path))
+    source = resolve(str(path))
     entry = entries()[f"{arch}.in1k"]
     assert (source.arch, source.num_classes, source.preprocess) == (arch, 1000, entry.transform())
     if entry.sha256_head:  # these are not the published numbers, and have not their hash
@@ -77,7 +77,7 @@ def test_timm_reads_the_same_file_to_the_same_logits(arch: str, tmp_path) -> Non
     path = tmp_path / released_name(arch)
     write_legacy(released_state(arch), path)
     theirs = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
-    ours = network_of(replace(locate(str(path)), sha256=digest_of(path)))
+    ours = network_of(replace(resolve(str(path)), sha256=digest_of(path)))
     assert difference(logits(ours), logits(theirs)) <= 1e-5
 
 
@@ -87,5 +87,5 @@ def test_a_file_as_torch_saves_it_without_an_archive(tmp_path) -> None:
     theirs = timm.create_model(arch).eval()
     path = tmp_path / released_name(arch)
     torch.save(theirs.state_dict(), path, _use_new_zipfile_serialization=False)
-    ours = network_of(replace(locate(str(path)), sha256=digest_of(path)))
+    ours = network_of(replace(resolve(str(path)), sha256=digest_of(path)))
     assert difference(logits(ours), logits(theirs)) <= 1e-5

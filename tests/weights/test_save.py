@@ -120,12 +120,16 @@ def test_timms_directories_of_named_weights_need_no_names(tmp_path) -> None:
     assert seresnet.create_model(tmp_path / "seven", pretrained=True).labels == []
 
 
-def test_a_new_classifier_of_a_thousand_is_not_taken_for_imagenets(tmp_path) -> None:
-    save_for_hf(timm.create_model("legacy_seresnet18"), tmp_path / "imagenet", safe_serialization=True)
-    model = seresnet.create_model(tmp_path / "imagenet", pretrained=True)
-    model.reset_classifier(1000)
+def test_a_thousand_classes_without_names_get_those_of_imagenet_and_it_is_said(tmp_path, caplog) -> None:
+    model = seresnet.create_model("seresnet20", num_classes=1000)
     seresnet.save(model, tmp_path / "mine")
-    assert seresnet.create_model(tmp_path / "mine", pretrained=True).labels == []
+    loaded = seresnet.create_model(tmp_path / "mine", pretrained=True)
+    assert loaded.labels == list(imagenet_1k()[1]) and loaded.label_ids == list(imagenet_1k()[0])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.text.rstrip().endswith("mine: its 1,000 classes have no names, so they get those of ImageNet-1k")
+    caplog.clear()
+    assert seresnet.create_model(tmp_path / "mine", pretrained=True, num_classes=1001).labels == []
+    assert "ImageNet" not in caplog.text
 
 
 def test_round_trip_of_a_network_that_timm_has_not(tmp_path) -> None:
@@ -146,7 +150,7 @@ def test_without_classifier_or_pooling(tmp_path) -> None:
     model.reset_classifier(0, "")
     seresnet.save(model, tmp_path)
     back = seresnet.create_model(tmp_path, pretrained=True)
-    assert (back.num_classes, back.global_pool) == (0, "") and logits(back, 32).shape == (2, 64, 8, 8)
+    assert (back.num_classes, back.global_pool.pool_type) == (0, "") and logits(back, 32).shape == (2, 64, 8, 8)
 
 
 def test_float16(tmp_path) -> None:

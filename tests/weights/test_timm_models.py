@@ -1,4 +1,4 @@
-"""`seresnet.reparameterize` on timm's own models: the same logits, the model untouched, other networks refused."""
+"""`seresnet.fuse` on timm's own models: the same logits, the model untouched, other networks refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 import seresnet
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 from tests.models.pairs import difference, images, randomise
 from tests.networks import tiny
 from tests.timm_import import timm
@@ -29,7 +29,7 @@ def timm_model(arch: str, **settings: object) -> nn.Module:
     return model.eval()
 
 
-# gates first, gates last, dead pixels. seresnet50 has the shapes of legacy_seresnet50, seresnetaa50d those of a plain
+# gates first, gates last, unused pixels. seresnet50 has the shapes of legacy_seresnet50, seresnetaa50d those of a plain
 # network; resnet18 has no excitation.
 ROWS = {
     "legacy_seresnet18": (0, 8, 0),
@@ -51,15 +51,15 @@ def test_timm_models_keep_their_logits(arch: str, counts: tuple[int, int, int]) 
         images(2, 64, 32) if arch == "seresnetaa50d" else images(2, 71, 50)
     )  # its shortcuts round other than its strides
     expected = model(x)
-    form = seresnet.reparameterize(model)
-    assert isinstance(form, InferenceForm)
+    form = seresnet.fuse(model)
+    assert isinstance(form, FusedSEResNet)
     assert difference(form(x), expected) <= 1e-5
     done = form.rewrites
-    assert (done.gates_first, done.gates_last, done.dead_pixels) == counts
+    assert (done.gates_first, done.gates_last, done.unused_pixels) == counts
     assert form.pretrained_cfg["architecture"] == arch
     assert form.num_classes == 7
     model, x = model.double(), x.double()
-    exact = seresnet.reparameterize(model)
+    exact = seresnet.fuse(model)
     assert {p.dtype for p in exact.parameters()} == {torch.float64}
     assert difference(exact(x), model(x)) <= 1e-10
 
@@ -68,7 +68,7 @@ def test_timm_models_keep_their_logits(arch: str, counts: tuple[int, int, int]) 
 def test_the_model_stays_as_it_is() -> None:
     model = timm_model("seresnet18").train()
     before = copy.deepcopy(model.state_dict())
-    form = seresnet.reparameterize(model)
+    form = seresnet.fuse(model)
     assert not form.training and all(m.training for m in model.modules())
     for parameter in form.parameters():
         parameter.zero_()
@@ -82,7 +82,7 @@ def test_the_model_stays_as_it_is() -> None:
 def test_channels_and_classifiers(arch: str, settings: dict[str, object]) -> None:
     model = timm_model(arch, **settings)
     x = images(1, 64, 64)[:, : settings.get("in_chans", 3)]  # type: ignore[misc]
-    assert difference(seresnet.reparameterize(model)(x), model(x)) <= 1e-5
+    assert difference(seresnet.fuse(model)(x), model(x)) <= 1e-5
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_transform_labels_and_number_format_come_along() -> None:
     model = timm_model("legacy_seresnet18").half()
     names = [f"kind {i}" for i in range(7)]
     model.pretrained_cfg = {**model.pretrained_cfg, "label_names": names}
-    form = seresnet.reparameterize(model)
+    form = seresnet.fuse(model)
     assert form.labels == names
     assert form.preprocess == Preprocess.from_timm(model.pretrained_cfg)
     assert {p.dtype for p in form.parameters()} == {torch.float16}
@@ -98,13 +98,13 @@ def test_transform_labels_and_number_format_come_along() -> None:
 
 def test_own_networks_are_taken_and_forms_refused() -> None:
     model = tiny()
-    form = seresnet.reparameterize(model)
+    form = seresnet.fuse(model)
     x = images(2, 8, 8)
     with torch.no_grad():
         assert difference(form(x), model(x)) <= 1e-5
     assert form.labels == model.labels
     with pytest.raises(ConfigError, match="already"):
-        seresnet.reparameterize(form)
+        seresnet.fuse(form)
 
 
 OTHERS = {
@@ -120,22 +120,21 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_networks_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="no network that can be rewritten here"):
-        seresnet.reparameterize(OTHERS[name]())
+        seresnet.fuse(OTHERS[name]())
 
 
 def test_a_network_of_nan_is_refused() -> None:
     model = timm_model("seresnet18")
     model.layer3[0].conv1.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(WeightsError, match="NaN"):
-        seresnet.reparameterize(model)
+        seresnet.fuse(model)
 
 
-def test_the_function_is_also_its_module() -> None:
-    """Whichever is imported first; and the name costs no torch until it is used."""
+def test_the_public_name_imports_torch_only_when_it_is_used() -> None:
     code = (
-        "import sys, seresnet; assert 'reparameterize' in dir(seresnet) and 'torch' not in sys.modules;"
-        "import seresnet.reparameterize; from tests.networks import tiny;"
-        "print(seresnet.reparameterize(tiny()).rewrites)"
+        "import sys, seresnet; assert 'fuse' in dir(seresnet) and 'torch' not in sys.modules;"
+        "from tests.networks import tiny;"
+        "print(seresnet.fuse(tiny()).rewrites)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "6 batch norms folded, 2 gates" in done.stdout

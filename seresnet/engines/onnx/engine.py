@@ -1,4 +1,4 @@
-"""The engine for machines that have onnxruntime: the network's inference form as an ONNX graph, in float32."""
+"""The engine for machines that have onnxruntime: the fused network as an ONNX graph, in float32."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ort = require("onnxruntime")
 class OnnxEngine:
     """Run a network with onnxruntime on the CPU, in float32.
 
-    ``model`` is a network, which is brought into its inference form, or the path of an ONNX file that `save` wrote:
+    ``model`` is a network, which is fused, or the path of an ONNX file that `save` wrote:
     with it, no torch is imported. Images may have any size, without a new conversion. ``threads`` is the number of
     cores to use (None: all that this process may use). Raises ConfigError for a device, a precision or a file that
     cannot be used.
@@ -105,12 +105,12 @@ class OnnxEngine:
 
 
 def graph_of(model: SEResNet) -> bytes:
-    """Return the ONNX file of a network's inference form."""
+    """Return the ONNX file of a fused network."""
     require("onnx")
     from seresnet.engines.onnx.graph import onnx_graph
-    from seresnet.models.fuse import InferenceForm, gate_first
+    from seresnet.models.fuse import FusedSEResNet, fuse_network
 
-    return onnx_graph(model if isinstance(model, InferenceForm) else gate_first(model)).SerializeToString()
+    return onnx_graph(model if isinstance(model, FusedSEResNet) else fuse_network(model)).SerializeToString()
 
 
 def session(model: str | bytes, threads: int) -> Any:

@@ -1,4 +1,4 @@
-"""The inference form of a network as an ONNX model, built operation by operation."""
+"""A fused network as an ONNX model, built operation by operation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest_image
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 from seresnet.version import __version__
 
 OPSET = 18  # of 2022: the first whose means take their axes as an input, as all later ones do
@@ -23,7 +23,7 @@ class OnnxBuilder(Builder[str]):
         self.initializers: dict[str, Any] = {}
 
     def constant(self, name: str, value: Any) -> str:
-        """Return a constant; NumPy's number format is kept."""
+        """Return a constant of NumPy's dtype."""
         self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
@@ -83,7 +83,7 @@ class OnnxBuilder(Builder[str]):
         return self.node("Div", name, x, self.node("Cast", f"{name}.pixels", area, to=TensorProto.FLOAT))
 
 
-def onnx_graph(form: InferenceForm) -> ModelProto:
+def onnx_graph(form: FusedSEResNet) -> ModelProto:
     """Return the form as an ONNX model for any batch, height and width, in float32.
 
     Input ``images`` (N, in_chans, H, W), normalised; outputs ``logits`` (N, num_classes) and ``features``

@@ -1,4 +1,4 @@
-"""The engine for CPUs: the network's inference form as an OpenVINO graph. Imports no torch for a graph from a file."""
+"""The engine for CPUs: the fused network as an OpenVINO graph. Imports no torch for a graph from a file."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
 ov: Any = import_openvino()
 
-PIXELS_AT_ONCE = 2**14  # per request: smaller images go several at once, which saves up to two thirds of their time
+PIXELS_PER_REQUEST = 2**14  # smaller images go several to a request, which saves up to two thirds of their time
 KERNELS_KEPT = 1024  # of layers by their sizes, about five sizes of image; OpenVINO's 5000 grow to half a gigabyte
 
 
 class OpenVINOEngine:
     """Run a network with OpenVINO on the CPU.
 
-    ``model`` is a network, which is brought into its inference form, an ``openvino.Model`` with `openvino_graph`'s
+    ``model`` is a network, which is fused, an ``openvino.Model`` with `openvino_graph`'s
     input and outputs, or the path of one (``.xml``). ``precision`` is "float32" (torch's numbers, but for rounding),
     "bfloat16", on some ARM processors "float16", each where the processor computes in it by itself; "int8" for a graph
     that was quantized, and only for such; "auto" is what the graph has or the fastest of the others. ``threads`` is
     the number of cores to use (None: all that this process may use).
 
-    A single image is spread over the cores; of many, each core takes its own, and the next ones wait at hand. Images
+    A single image is spread over the cores; of many, each core takes its own, and the next ones are queued. Images
     of the size that the weights were made for run on a graph of that size; all others, whatever their sizes, on one
     graph for any size, 2 to 5 % slower (40 % with small images), so that no size ever costs a compilation or memory.
     Raises ConfigError for a device, a precision or a graph that cannot be used.
@@ -115,33 +115,33 @@ class OpenVINOEngine:
 
     def _stream(self, output: str, batches: Iterable[Batch | Tensor], many: bool) -> Iterator[Batch]:
         """Yield an output of each batch. ``many``: keep all cores busy across batches, not each within its own."""
-        flying = Flying(output)
+        requests = InFlightRequests(output)
         answers: deque[tuple[Batch, int]] = deque()  # each with the number of requests by which it is complete
         width = self._model.output(output).partial_shape[1].get_length()
         try:
             for batch in batches:
                 x = checked(batch, self._channels, self._least)
-                answer, rows = np.empty((len(x), width), np.float32), parts(x)
-                answers.append((answer, flying.sent + len(rows)))
+                answer, rows = np.empty((len(x), width), np.float32), slices(x)
+                answers.append((answer, requests.submitted + len(rows)))
                 for part in rows:
                     runner = self._runner(x[part].shape, many or self._fills_the_cores(len(rows)))
-                    flying.send(runner, x[part], answer[part])
-                    while answers[0][1] <= flying.landed:
+                    requests.submit(runner, x[part], answer[part])
+                    while answers[0][1] <= requests.completed:
                         yield answers.popleft()[0]
-            while flying.landed < flying.sent:
-                flying.land()
+            while requests.completed < requests.submitted:
+                requests.wait()
         finally:
-            flying.abandon()
+            requests.drain()
         yield from (answer for answer, _ in answers)
 
     def _fills_the_cores(self, requests: int) -> bool:
-        """Tell whether so many requests at once keep all cores busy better than one after the other would."""
+        """Return whether so many requests at once keep all cores busy better than one after the other would."""
         return requests >= max(2, self.threads // 4)  # OpenVINO takes up to four cores for each
 
     def _runner(self, shape: tuple[int, ...], many: bool) -> Runner:
         """Return the graph for parts of a shape, compiled when it is first asked for; there are four at most."""
         many = many and self.threads > 1
-        usual = images_at_once(shape) if many else 1
+        usual = images_per_request(shape) if many else 1
         key = (many, shape if shape[2:] == self._size and shape[0] == usual else None)
         if key not in self._runners:
             self._runners[key] = Runner(self._compiled(*key))
@@ -155,12 +155,12 @@ class OpenVINOEngine:
                 model.reshape(list(shape))
             except RuntimeError as error:
                 raise failed(shape) from error
-        number_format = fastest_precision(self._core) if self.precision == "int8" else self.precision
+        dtype = fastest_precision(self._core) if self.precision == "int8" else self.precision
         return self._core.compile_model(
             model,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": FORMATS[number_format][1],
+                "INFERENCE_PRECISION_HINT": FORMATS[dtype][1],
                 "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
                 "INFERENCE_NUM_THREADS": self.threads,
                 "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
@@ -169,7 +169,7 @@ class OpenVINOEngine:
 
 
 class Runner:
-    """A compiled graph, and the requests to it that are free. Safe under several threads."""
+    """A compiled graph, and its idle requests. Safe under several threads."""
 
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
@@ -177,68 +177,68 @@ class Runner:
         self.free: list[Any] = []
 
     def request(self) -> Any:
-        """Return a request that nobody uses."""
+        """Return an idle request."""
         try:
             return self.free.pop()
         except IndexError:
             return self.compiled.create_infer_request()
 
 
-class Flight(NamedTuple):
-    """A request that was sent: whose it is, what it reads, and where its answer goes."""
+class InFlightRequest(NamedTuple):
+    """A request that was submitted: its compiled graph, its input, and where its output goes."""
 
     runner: Runner
     request: Any
-    part: Batch
+    images: Batch
     answer: Batch
 
 
-class Flying:
-    """Requests in the order in which they were sent: two for each stream, of which one waits at hand."""
+class InFlightRequests:
+    """Requests in the order in which they were submitted: two for each stream, of which one is queued."""
 
     def __init__(self, output: str) -> None:
         self.output = output
-        self.flights: deque[Flight] = deque()
-        self.sent = self.landed = 0
+        self.queue: deque[InFlightRequest] = deque()
+        self.submitted = self.completed = 0
 
-    def send(self, runner: Runner, part: Batch, answer: Batch) -> None:
+    def submit(self, runner: Runner, images: Batch, answer: Batch) -> None:
         """Start a request, when there is room."""
-        while len(self.flights) >= 2 * runner.streams:
-            self.land()
+        while len(self.queue) >= 2 * runner.streams:
+            self.wait()
         request = runner.request()
-        request.start_async([part], share_inputs=True)
-        self.flights.append(Flight(runner, request, part, answer))
-        self.sent += 1
+        request.start_async([images], share_inputs=True)
+        self.queue.append(InFlightRequest(runner, request, images, answer))
+        self.submitted += 1
 
-    def land(self) -> None:
-        """Wait for the request that was sent first, and put its answer in place."""
-        flight = self.flights.popleft()
+    def wait(self) -> None:
+        """Wait for the oldest request, and put its output in place."""
+        oldest = self.queue.popleft()
         try:
-            flight.request.wait()
-            found = flight.request.get_tensor(self.output).data
-            if found.shape != flight.answer.shape:
-                raise RuntimeError(f"{found.shape} in place of {flight.answer.shape}")
+            oldest.request.wait()
+            found = oldest.request.get_tensor(self.output).data
+            if found.shape != oldest.answer.shape:
+                raise RuntimeError(f"{found.shape} in place of {oldest.answer.shape}")
         except RuntimeError as error:
-            raise failed(flight.part.shape) from error
-        flight.answer[:] = found
-        flight.runner.free.append(flight.request)
-        self.landed += 1
+            raise failed(oldest.images.shape) from error
+        oldest.answer[:] = found
+        oldest.runner.free.append(oldest.request)
+        self.completed += 1
 
-    def abandon(self) -> None:
-        """Wait for what still reads memory of its caller."""
-        for flight in self.flights:
+    def drain(self) -> None:
+        """Wait for the requests that still read the caller's memory; their outputs are not used."""
+        for waiting in self.queue:
             try:
-                flight.request.wait()
+                waiting.request.wait()
             except RuntimeError:
-                continue  # of an answer that nobody waits for
+                continue
 
 
-def images_at_once(shape: tuple[int, ...]) -> int:
+def images_per_request(shape: tuple[int, ...]) -> int:
     """Return how many images of a batch (N, C, H, W) go into one request."""
-    return max(1, PIXELS_AT_ONCE // (shape[2] * shape[3]))
+    return max(1, PIXELS_PER_REQUEST // (shape[2] * shape[3]))
 
 
-def parts(x: Batch) -> list[slice]:
+def slices(x: Batch) -> list[slice]:
     """Return the rows of each request that a batch is cut into."""
-    step = images_at_once(x.shape)
+    step = images_per_request(x.shape)
     return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]

@@ -1,4 +1,4 @@
-"""The inference form of a network as an OpenVINO model, built operation by operation."""
+"""A fused network as an OpenVINO model, built operation by operation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openvino import opset13 as ops
 from openvino.opset1 import group_convolution
 
 from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest_image
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 
 
 class OpenVINOBuilder(Builder[Any]):
@@ -61,7 +61,7 @@ class OpenVINOBuilder(Builder[Any]):
         return self.value(name, ops.sigmoid(x))
 
     def add(self, name: str, a: Any, b: Any) -> Any:
-        return self.value(name, ops.add(a, b))
+        return self.value(name, ops.add(a, b, auto_broadcast="none"))  # sizes that differ are an error
 
     def multiply(self, name: str, a: Any, b: Any) -> Any:
         return self.value(name, ops.multiply(a, b))
@@ -98,7 +98,7 @@ def grouped(weight: Array, groups: int) -> Array:
     return weight if groups == 1 else weight.reshape(groups, -1, *weight.shape[1:])
 
 
-def openvino_graph(form: InferenceForm, build: OpenVINOBuilder | None = None) -> ov.Model:
+def openvino_graph(form: FusedSEResNet, build: OpenVINOBuilder | None = None) -> ov.Model:
     """Return the form as an OpenVINO model for any batch, height and width, in float32.
 
     Input ``images`` (N, in_chans, H, W), normalised; outputs ``logits`` (N, num_classes) and ``features``

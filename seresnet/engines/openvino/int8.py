@@ -2,7 +2,7 @@
 
 Weights are symmetric and have a scale of their own for each output channel, values have one scale each; biases and
 the gates stay in float. A value is quantized where it is made, so that all who read it, shortcut and gate among them,
-read bytes: the stem quantizes in front of its pooling, which keeps the levels. A network in its inference form is
+read bytes: the stem quantizes in front of its pooling, which keeps the levels. A fused network is
 quantized as it is: gates known before the last convolution, and no unread output computed.
 """
 
@@ -23,7 +23,7 @@ from seresnet.common.machine import overflows_bytes
 from seresnet.engines.openvino.graph import OpenVINOBuilder, grouped, openvino_graph
 from seresnet.engines.openvino.int8_ranges import FEATURES, LEVELS, Array, Range, find_ranges, layers_and_values
 from seresnet.engines.openvino.package import import_openvino
-from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.weights.source import GRAPH_FILE
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def quantize(model: SEResNet, calibration: Iterable[Array], weight_bits: int | N
     bits = weight_bits or (7 if overflows_bytes() else 8)
     if weight_bits is None and bits == 7:
         log.warning("weights get 7 bits: sums of products of 8-bit numbers can overflow on this processor (no VNNI)")
-    form = model if isinstance(model, InferenceForm) else gate_first(model)
+    form = model if isinstance(model, FusedSEResNet) else fuse_network(model)
     ranges, images = find_ranges(form, calibration)
     return Quantized(quantized_graph(form, ranges, bits), tuple(layers_and_values(form)), bits, images)
 
@@ -86,7 +86,7 @@ def layer_dtypes(quantized: Quantized) -> dict[str, str]:
     return found
 
 
-def quantized_graph(form: InferenceForm, ranges: Mapping[str, Range], weight_bits: int) -> Any:
+def quantized_graph(form: FusedSEResNet, ranges: Mapping[str, Range], weight_bits: int) -> Any:
     """Return the form as an OpenVINO model whose values have the levels that ``ranges`` says."""
     graph = openvino_graph(form, QuantizingBuilder(layers_and_values(form), ranges, weight_bits))
     graph.set_rt_info(str(weight_bits), WEIGHT_BITS)

@@ -18,7 +18,7 @@ from seresnet.common.machine import usable_cores
 from seresnet.engines.openvino.graph import OpenVINOBuilder, openvino_graph
 from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError, DataError
-from seresnet.models.fuse import InferenceForm
+from seresnet.models.fuse import FusedSEResNet
 
 Array = NDArray[np.float32]
 INPUT, FEATURES = "images", "features"  # names of values that are a model's own input and output
@@ -119,14 +119,14 @@ class LayerRecorder(OpenVINOBuilder):
         return self._pooled.get(name, name)
 
 
-def layers_and_values(form: InferenceForm) -> dict[str, str]:
+def layers_and_values(form: FusedSEResNet) -> dict[str, str]:
     """Return the layers of a network that get 8-bit weights, each with the value that it reads, by name."""
     recorder = LayerRecorder()
     openvino_graph(form, recorder)
     return recorder.reads
 
 
-def find_ranges(form: InferenceForm, batches: Iterable[Array]) -> tuple[dict[str, Range], int]:
+def find_ranges(form: FusedSEResNet, batches: Iterable[Array]) -> tuple[dict[str, Range], int]:
     """Return the range of each value that a layer of 8-bit weights reads, and the number of images that were seen.
 
     ``batches`` are normalised images (N, C, H, W). Raises DataError where there is none, ConfigError where a value is
@@ -146,7 +146,7 @@ def find_ranges(form: InferenceForm, batches: Iterable[Array]) -> tuple[dict[str
     return {name: seen.range() for name, seen in observed.items()}, observed[INPUT].images
 
 
-def _watched(form: InferenceForm) -> Callable[[Array], dict[str, Array]]:
+def _watched(form: FusedSEResNet) -> Callable[[Array], dict[str, Array]]:
     """Return a function from images to the values of a network that layers of 8-bit weights read, by name."""
     recorder = LayerRecorder()
     watched: Any = openvino_graph(form, recorder)

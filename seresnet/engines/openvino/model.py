@@ -1,4 +1,4 @@
-"""An OpenVINO model of a network: where it comes from, and which number formats it can run in here."""
+"""An OpenVINO model of a network: where it comes from, and which precisions it can run in here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seresnet.errors import ConfigError
 
 log = logging.getLogger("seresnet")
 
-# Our names of number formats -> OpenVINO's name of the capability, and of the format.
+# Precision -> OpenVINO's name of the capability, and of the dtype.
 FORMATS = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16"), "float16": ("FP16", "f16")}
 
 
@@ -30,9 +30,9 @@ def graph_of(model: Any, core: Any) -> Any:
             raise ConfigError(f"{path}: not an OpenVINO model ({one_line(error)})") from None
     elif not isinstance(model, import_openvino().Model):
         from seresnet.engines.openvino.graph import openvino_graph
-        from seresnet.models.fuse import InferenceForm, gate_first
+        from seresnet.models.fuse import FusedSEResNet, fuse_network
 
-        model = openvino_graph(model if isinstance(model, InferenceForm) else gate_first(model))
+        model = openvino_graph(model if isinstance(model, FusedSEResNet) else fuse_network(model))
     names = {name for port in (*model.inputs, *model.outputs) for name in port.names}
     if not {"images", "logits", "features"} <= names:
         raise ConfigError("this OpenVINO model was not made by seresnet: it lacks images, logits or features")
@@ -61,7 +61,7 @@ def precision_of(model: Any, precision: str, core: Any) -> str:
     if precision not in FORMATS:
         raise ConfigError(f"precision {precision!r} is unknown: use auto, {', '.join(FORMATS)}")
     if precision != "float32" and not has_natively(precision, core):
-        raise ConfigError(f"this processor does not compute in {precision} by itself: use float32")
+        raise ConfigError(f"this processor does not compute in {precision} natively: use float32")
     return precision
 
 
@@ -80,7 +80,7 @@ def fastest_precision(core: Any) -> str:
 
 
 def has_natively(precision: str, core: Any) -> bool:
-    """Tell whether the processor computes in a number format, and OpenVINO makes use of it."""
+    """Return whether the processor computes in a precision natively, and OpenVINO makes use of it."""
     if FORMATS[precision][0] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
     # OpenVINO may name bfloat16 where it only converts to it and back: where the flags are known, they count.

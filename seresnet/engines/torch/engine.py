@@ -1,4 +1,4 @@
-"""The engines that rest on torch: the network's inference form in channels-last memory, on the CPU or a GPU."""
+"""The engines of torch: the fused network in channels-last memory, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seresnet.common.machine import has_bfloat16
 from seresnet.common.text import one_line
 from seresnet.engines.batch import failed
 from seresnet.errors import ConfigError
-from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,7 +22,7 @@ AMPERE = (8, 0)  # compute capability of NVIDIA's first GPUs that compute in bfl
 
 
 class TorchEngine:
-    """Run a `SEResNet` with torch, operation by operation, in its inference form.
+    """Run a `SEResNet` with torch, operation by operation, fused.
 
     It runs on ``device`` ("cpu", "cuda", "cuda:1", ...; None: a GPU where there is one). With the ``precision``
     "bfloat16" or "float16" (the latter on GPUs only) the convolutions compute in that format, while pooling and
@@ -39,7 +39,7 @@ class TorchEngine:
         self.device = str(self._device)
         self.precision = str(self._dtype).removeprefix("torch.")
         self.preferred_batch = 256 if self._device.type == "cuda" else 32
-        form = model if isinstance(model, InferenceForm) else gate_first(model)
+        form = model if isinstance(model, FusedSEResNet) else fuse_network(model)
         self.model = form.to(self._device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in self.model.modules():
@@ -153,7 +153,7 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16 by itself."""
+    """Return whether a device supports bfloat16 natively."""
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= AMPERE
     return device.type == "cpu" and has_bfloat16()

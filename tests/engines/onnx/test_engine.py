@@ -14,7 +14,7 @@ import torch
 from seresnet.engines.onnx.engine import OnnxEngine
 from seresnet.engines.onnx.graph import onnx_graph
 from seresnet.errors import ConfigError
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from seresnet.models.variants import build
 from tests.engines.openvino.test_graph import BOUND, by_torch, difference, images, narrow
 from tests.networks import randomized, seresnet20
@@ -49,7 +49,7 @@ def test_the_smallest_images() -> None:
 
 
 def test_the_graph_is_valid_onnx() -> None:
-    model = onnx_graph(gate_first(seresnet20()))
+    model = onnx_graph(fuse_network(seresnet20()))
     onnx.checker.check_model(model, full_check=True)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)

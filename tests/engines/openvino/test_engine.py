@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from seresnet.common import machine
-from seresnet.engines.openvino.engine import OpenVINOEngine, images_at_once
+from seresnet.engines.openvino.engine import OpenVINOEngine, images_per_request
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.errors import ConfigError
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from seresnet.models.variants import build
 from tests.networks import randomized, seresnet20
 
@@ -151,7 +151,7 @@ def test_auto_is_the_fastest_that_the_processor_has(
     monkeypatch.setattr(ov.Core, "get_property", lambda *_: capabilities)
     assert OpenVINOEngine.resolve("auto") == OpenVINOEngine(seresnet20()).precision == precision
     if precision == "float32":
-        with pytest.raises(ConfigError, match="does not compute in bfloat16 by itself: use float32"):
+        with pytest.raises(ConfigError, match="does not compute in bfloat16 natively: use float32"):
             OpenVINOEngine(seresnet20(), "cpu", "bfloat16")
 
 
@@ -173,7 +173,7 @@ assert "torch" not in sys.modules
 
 
 def test_takes_a_form_and_a_graph_too() -> None:
-    form = gate_first(seresnet20())
+    form = fuse_network(seresnet20())
     for model in (form, openvino_graph(form)):
         assert_near(OpenVINOEngine(model, "cpu", "float32").logits(batch(2)), expected(batch(2))[0])
 
@@ -185,7 +185,7 @@ def test_describes_itself() -> None:
 
 
 def test_small_images_go_several_at_once() -> None:
-    assert [images_at_once((9, 3, size, size)) for size in (8, 32, 128, 224, 1000)] == [256, 16, 1, 1, 1]
+    assert [images_per_request((9, 3, size, size)) for size in (8, 32, 128, 224, 1000)] == [256, 16, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from seresnet.engines.graph import smallest_image
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.errors import ConfigError
-from seresnet.models.fuse import InferenceForm, gate_first
+from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS, build
 from tests.networks import randomized, seresnet20
@@ -47,7 +47,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def assert_same(model: SEResNet, *batches: np.ndarray) -> None:
     """The graph of the form agrees with the network itself, which knows nothing of forms or graphs."""
-    compiled = CORE.compile_model(openvino_graph(gate_first(model)), "CPU", EXACT)
+    compiled = CORE.compile_model(openvino_graph(fuse_network(model)), "CPU", EXACT)
     for x in batches:
         answer = compiled(x)
         for name, expected in zip(("logits", "features"), by_torch(model, x), strict=True):
@@ -70,14 +70,14 @@ def test_full_width_and_depth(arch: str) -> None:
 def test_from_the_smallest_image_to_a_large_one(arch: str) -> None:
     """Where edges, corners and the whole are the same pixels, and where padding is most of what a kernel sees."""
     model = narrow(arch, layers=(1, 1, 1, 1))
-    least = smallest_image(gate_first(model))
+    least = smallest_image(fuse_network(model))
     small = [images(1, least + i, least + j) for i in range(4) for j in range(4)]
     assert_same(model, *small, images(2, 320, least), images(1, least, 65))
 
 
 @pytest.mark.parametrize("arch", VARIANTS)
 def test_the_smallest_image_is_where_torch_stops(arch: str) -> None:
-    form = gate_first(narrow(arch, layers=tuple(1 for _ in VARIANTS[arch].layers)))
+    form = fuse_network(narrow(arch, layers=tuple(1 for _ in VARIANTS[arch].layers)))
     least = smallest_image(form)
     form(torch.zeros(1, 3, least, least))
     if least > 1:
@@ -92,7 +92,7 @@ def test_other_channels(in_chans: int) -> None:
 
 def test_without_a_classifier_the_logits_are_the_features() -> None:
     model = narrow("seresnet18", num_classes=0)
-    answer = CORE.compile_model(openvino_graph(gate_first(model)), "CPU", EXACT)(images(2, 32, 32))
+    answer = CORE.compile_model(openvino_graph(fuse_network(model)), "CPU", EXACT)(images(2, 32, 32))
     assert np.array_equal(answer["logits"], answer["features"])
     assert difference(answer["features"], by_torch(model, images(2, 32, 32))[1]) <= BOUND
 
@@ -101,11 +101,11 @@ def test_without_pooling_it_is_refused() -> None:
     model = narrow("seresnet18")
     model.reset_classifier(0, global_pool="")
     with pytest.raises(ConfigError, match="no pooling at its end"):
-        openvino_graph(gate_first(model))
+        openvino_graph(fuse_network(model))
 
 
 def test_nodes_have_the_names_of_their_modules() -> None:
-    form = gate_first(narrow("legacy_seresnet50"))
+    form = fuse_network(narrow("legacy_seresnet50"))
     model = openvino_graph(form)
     nodes = {node.get_friendly_name(): node for node in model.get_ops()}
     assert len(nodes) == len(model.get_ops())  # each its own
@@ -128,7 +128,7 @@ def test_nodes_have_the_names_of_their_modules() -> None:
 
 def test_the_plugin_runs_a_blocks_tail_in_one_pass() -> None:
     """A gate, a shortcut and a ReLU behind the last convolution: one node of the executed graph, not three."""
-    model = openvino_graph(gate_first(narrow("legacy_seresnet50")))
+    model = openvino_graph(fuse_network(narrow("legacy_seresnet50")))
     model.reshape([1, 3, 64, 64])
     executed = CORE.compile_model(model, "CPU", EXACT).get_runtime_model()
     merged = [node.get_rt_info()["originalLayersNames"].astype(str).split(",") for node in executed.get_ops()]
@@ -139,14 +139,14 @@ def test_the_plugin_runs_a_blocks_tail_in_one_pass() -> None:
 
 
 def test_the_size_of_the_preprocessing_is_noted() -> None:
-    model = openvino_graph(gate_first(seresnet20()))
+    model = openvino_graph(fuse_network(seresnet20()))
     assert model.get_rt_info(["seresnet", "input_size"]).value == "3,32,32"
-    assert not openvino_graph(gate_first(narrow("seresnet18"))).has_rt_info(["seresnet", "input_size"])
+    assert not openvino_graph(fuse_network(narrow("seresnet18"))).has_rt_info(["seresnet", "input_size"])
 
 
 def test_a_form_in_another_number_format_becomes_float32() -> None:
-    form = gate_first(narrow("seresnet18"))
-    assert isinstance(form, InferenceForm)
+    form = fuse_network(narrow("seresnet18"))
+    assert isinstance(form, FusedSEResNet)
     x = images(1, 32, 32)
     whole = CORE.compile_model(openvino_graph(form), "CPU", EXACT)(x)["logits"]
     half = CORE.compile_model(openvino_graph(form.half()), "CPU", EXACT)(x)["logits"]

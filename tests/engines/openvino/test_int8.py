@@ -20,9 +20,9 @@ from seresnet.engines.openvino.int8 import Quantized, layer_dtypes, mean_loss, q
 from seresnet.engines.openvino.int8_ranges import Observed, find_ranges, layers_and_values
 from seresnet.errors import ConfigError, DataError
 from seresnet.models.blocks import SEResNetConfig
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from seresnet.models.resnet import SEResNet
-from seresnet.weights.load import create_model
+from seresnet.weights.create import create_model
 from tests.networks import randomized, tiny
 from tests.photographs import pieces
 
@@ -106,7 +106,7 @@ def test_every_layer_computes_in_bytes_but_the_gates_and_the_logits_stay_close(n
         == set(quantized.layers)
         == {
             path
-            for path, module in gate_first(network).named_modules()
+            for path, module in fuse_network(network).named_modules()
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and not {"gate", "se"} & set(path.split("."))
         }
     )
@@ -117,7 +117,7 @@ def test_every_layer_computes_in_bytes_but_the_gates_and_the_logits_stay_close(n
         assert relative_error(found, network(torch.from_numpy(others)).numpy()) < 0.02
 
 
-def test_dead_pixels_are_skipped_in_bytes_as_well():
+def test_unused_pixels_are_skipped_in_bytes_as_well():
     network = small(**CONFIGS["legacy"])
     quantized = quantize(network, [noise(network)])
     graph = quantized.model
@@ -147,7 +147,7 @@ def test_features_are_no_coarser_than_the_last_layer_makes_them(int8, float32, p
 
 
 def test_what_rounding_takes_is_put_back_into_the_biases(bundled, float32, photographs, monkeypatch):
-    form, others = gate_first(bundled), photographs[1::2]
+    form, others = fuse_network(bundled), photographs[1::2]
     ranges, _ = find_ranges(form, [photographs[::2]])
     errors = []
     for lost in (mean_loss, lambda difference, means: 0 * mean_loss(difference, means)):
@@ -171,7 +171,7 @@ def test_a_saved_model_answers_the_same_whatever_the_size_of_images(tmp_path, qu
 def test_a_network_and_its_inference_form_become_the_same():
     network = small()
     images = noise(network)
-    models = [quantize(given, [images]).model for given in (network, gate_first(network))]
+    models = [quantize(given, [images]).model for given in (network, fuse_network(network))]
     first, second = (OpenVINOEngine(model).logits(images) for model in models)
     np.testing.assert_array_equal(first, second)
 
@@ -189,7 +189,7 @@ def test_weights_of_7_bits_leave_room_for_two_products_in_16_bits():
 ERRORS = """
 import numpy as np, openvino as ov
 from seresnet.engines.openvino.graph import openvino_graph as graph_of
-from seresnet.models.fuse import gate_first
+from seresnet.models.fuse import fuse_network
 from seresnet.engines.openvino.int8 import quantize
 from tests.engines.openvino.test_int8 import noise, relative_error, small
 network = small(block="basic", stem="conv3", stem_pool="none")
@@ -197,7 +197,7 @@ network.conv1.weight.data.fill_(0.1)  # products of one sign, and as large as th
 images = abs(noise(network, 4, 16)).clip(max=1)
 def logits(model):
     return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)["logits"]
-wanted = logits(graph_of(gate_first(network)))
+wanted = logits(graph_of(fuse_network(network)))
 for bits in (8, 7):
     print(relative_error(logits(quantize(network, [images], bits).model), wanted))
 """
@@ -275,7 +275,7 @@ def test_a_value_that_is_always_zero_has_a_range_all_the_same():
 
 def test_images_one_by_one_give_the_ranges_of_all_at_once():
     network = tiny()
-    form, images = gate_first(network), 3 * noise(network, 9, 8)
+    form, images = fuse_network(network), 3 * noise(network, 9, 8)
     together, count = find_ranges(form, [images])
     singly, same = find_ranges(form, (image[None] for image in images))
     assert count == same == 9

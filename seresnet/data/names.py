@@ -1,0 +1,53 @@
+"""Names of files, classes and splits: which are equal, and the order they stand in."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from seresnet.errors import DataError
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+_SUFFIX = re.compile(r"[ _-]?(set|data|images|imgs)$")  # training_set, test-images
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's composed form: macOS writes accents decomposed, others do not, and both mean one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def natural_key(name: str) -> tuple[tuple[object, ...], str]:
+    """Return what names are sorted by, so that numbers in them sort as numbers: 2 before 10, img9 before img10."""
+    pieces = re.split("([0-9]+)", name)
+    numbers = (piece.lstrip("0") for piece in pieces[1::2])
+    pieces[1::2] = [(len(number), number) for number in numbers]
+    return tuple(pieces), name
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a folder, a column's cell or a data set's part is called by: "train" for ``Training``."""
+    plain = name.strip().casefold()
+    return _SPLIT_OF.get(plain) or _SPLIT_OF.get(_SUFFIX.sub("", plain))
+
+
+def class_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the different labels in natural order. Raises DataError where indices among them are negative."""
+    names = sorted(set(labels), key=natural_key)
+    negative = next((name for name in names if re.fullmatch("-[0-9]+", name)), None)
+    if negative is not None and all(re.fullmatch("-?[0-9]+", name) for name in names):
+        raise DataError(
+            f"label {negative} is not a class, but stands for a hidden or missing one; leave such images out"
+        )
+    return tuple(names)
+
+
+def few(names: Iterable[str]) -> str:
+    """Return the first five names, and how many more there are."""
+    known = list(names)
+    return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
