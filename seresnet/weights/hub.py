@@ -148,7 +148,7 @@ def _no_answer(repo: str, file: str, revision: str | None, answer_seconds: float
 
 
 def _within(seconds: float, question: Callable[[], object]) -> bool:
-    """Run ``question``, which may hang in name resolution beyond its own time-out; tell whether it came back in time.
+    """Run ``question``, which may hang in name resolution beyond its own time-out; return whether it came back in time.
 
     Its exceptions are raised here.
     """

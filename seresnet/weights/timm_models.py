@@ -58,7 +58,7 @@ def same_network(model: nn.Module) -> SEResNet:
             describe(ours, arch, getattr(model, "pretrained_cfg", None))
             return ours
     raise ConfigError(
-        f"{type(model).__name__} is no network that can be rewritten here: use a SEResNet, or one of timm's SENet or "
+        f"{type(model).__name__} cannot be fused here: use a SEResNet, or one of timm's SENet or "
         "SE ResNet models (`seresnet models` lists them) with its own activations, pooling and strides"
     )
 

@@ -119,7 +119,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_networks_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="no network that can be rewritten here"):
+    with pytest.raises(ConfigError, match="cannot be fused here"):
         seresnet.fuse(OTHERS[name]())
 
 
