@@ -44,7 +44,7 @@ class LogFile(logging.FileHandler):
         flags = os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
         flags |= os.O_APPEND if self.mode == "a" else os.O_TRUNC
         file = os.fdopen(os.open(self.baseFilename, flags, 0o666), "ab")
-        return io.TextIOWrapper(file, encoding=self.encoding, line_buffering=True)
+        return io.TextIOWrapper(file, encoding=self.encoding, errors=self.errors, line_buffering=True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: D102
         raise
