@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seresnet.common.files import atomic_file
 from seresnet.common.text import short
-from seresnet.errors import SeresnetError
+from seresnet.errors import SeresnetError, WeightsError
 from seresnet.training.state import TrainState
 from seresnet.weights.read import read_checkpoint
 
@@ -37,7 +37,10 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise SeresnetError(f"{path}: no checkpoint to resume from; start without --resume")
-    state = read_checkpoint(path)
+    try:
+        state = read_checkpoint(path)
+    except WeightsError as error:
+        raise SeresnetError(f"cannot resume, and nothing was changed: {error}") from None
     if reason := _not_a_state(state):
         raise SeresnetError(
             f"{path}: not the training state of a run ({reason}); nothing was changed: give --out another folder, or "
