@@ -157,7 +157,7 @@ def test_resume_refuses_another_run(colors, tmp_path):
     with pytest.raises(SeresnetError, match=r"classes: 3 then, 3 now \(gone \['red'\], new \['rose'\]\)"):
         train(config(), tmp_path / "renamed", tmp_path / "run", resume=True)
     (tmp_path / "run" / "last" / "state.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(SeresnetError, match="cannot resume, and nothing was changed: .* not a weights file"):
+    with pytest.raises(SeresnetError, match=r"cannot resume, and nothing was changed: .* not a weights file"):
         train(config(), colors, tmp_path / "run", resume=True)
 
 
