@@ -1,6 +1,6 @@
 """Gives seeded, damaged and crafted files to this package, and counts what comes of it: nothing may die, hang or leak.
 
-    python benchmarks/hostile.py weights [--count 2000] [--seed 0] [--out DIR]
+    python benchmarks/hostile.py weights|images|indexes [--count 2000] [--seed 0] [--out DIR]
 
 A campaign is a function that writes case N below a folder and returns the path, and the function that opens it. Each
 case is opened in a worker process with bounded memory, which goes on with the next one; a worker that dies or hangs
@@ -26,6 +26,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import hostile_data
 
 SECONDS = 10.0  # for one case
 GIGABYTES = 2  # for one case, beyond what the worker has when it is ready
@@ -190,7 +192,11 @@ def open_weights(path: Path) -> object:
     return seresnet.create_model(path, pretrained=True)
 
 
-CAMPAIGNS = {"weights": Campaign(write_weights, open_weights)}
+CAMPAIGNS = {
+    "weights": Campaign(write_weights, open_weights),
+    "images": Campaign(hostile_data.write_image, hostile_data.open_image),
+    "indexes": Campaign(hostile_data.write_index, hostile_data.open_index),
+}
 
 
 # The worker and the counts

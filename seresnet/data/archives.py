@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from seresnet.common.files import cache_folder, locked
-from seresnet.data.names import split_named
+from seresnet.data.names import shown, split_named
 from seresnet.data.tars import BoundedInfo
 from seresnet.data.walk import is_hidden, list_folder
 from seresnet.data.zips import check_directory, member_name
@@ -37,6 +37,10 @@ FREE_BYTES = 2**28  # that any archive may unpack to, whatever its size
 FREE_MEMBERS = 20_000  # that any archive may have, and as many of these may be empty
 BYTES_PER_MEMBER = 64  # of the archive, for each further member: the smallest images are larger
 _CHUNK = 2**20
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, NotImplementedError, UnicodeDecodeError),
+)
 
 # A member: its name, whether it is a folder, and a way to its bytes (None: it is neither file nor folder).
 Member = tuple[str, bool, IO[bytes] | None]
@@ -75,8 +79,8 @@ def _unpack_into(archive: Path, folder: Path) -> None:
     try:
         _extract(archive, temporary)
         temporary.rename(folder)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{archive}: the archive is damaged ({error})") from None
+    except _DAMAGED as error:
+        raise DataError(f"{archive}: the archive is damaged ({shown(error, 200)})") from None
     except RuntimeError as error:  # zipfile says so of a password
         raise DataError(f"{archive}: {error}") from None
     finally:

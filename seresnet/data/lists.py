@@ -13,7 +13,7 @@ from typing import Any
 
 from seresnet.data.dataset import ImageSet, Sample
 from seresnet.data.layout import Found
-from seresnet.data.names import class_names, few, nfc, split_named
+from seresnet.data.names import class_names, few, nfc, shown, split_named
 from seresnet.data.tables import read_table
 from seresnet.errors import DataError
 
@@ -44,7 +44,8 @@ class ImageList:
 
     def error(self, line: int, what: str) -> DataError:
         """Return the error that names a line."""
-        return DataError(f"{self.path}: {'row' if self.path.suffix.lower() == '.parquet' else 'line'} {line}: {what}")
+        unit = "row" if self.path.suffix.lower() == ".parquet" else "line"
+        return DataError(f"{self.path}: {unit} {line}: {shown(what, 300)}")
 
 
 def list_splits(path: Path) -> Found:

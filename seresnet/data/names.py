@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from seresnet.common.text import printable
 from seresnet.errors import DataError
 
 SPLITS = {
@@ -47,7 +48,12 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def shown(text: object, length: int = 60) -> str:
+    """Return a cell or a name as messages show it: without control characters, and not longer than they need."""
+    return printable(str(text)[:length]) + ("..." if len(str(text)) > length else "")
+
+
 def few(names: Iterable[str]) -> str:
     """Return the first five names, and how many more there are."""
-    known = list(names)
+    known = [shown(name) for name in names]
     return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
