@@ -100,7 +100,7 @@ def test_nothing_to_learn_or_to_validate_on_is_refused(tmp_path):
     color_folder(tmp_path / "one", per_class=8)
     for name in ("red", "green"):
         shutil.rmtree(tmp_path / "one" / name)
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="only one class"):
         train(settings(), tmp_path / "one", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
