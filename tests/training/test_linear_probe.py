@@ -146,7 +146,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch
         def stopped(self, model):
             import signal
 
-            signal.raise_signal(signal.SIGTERM)
+            if self.stop.number is None:  # a second signal would end this process at once
+                signal.raise_signal(signal.SIGTERM)
             return validate(self, model)
 
         monkeypatch.setattr(Trainer, "validate", stopped)
