@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -79,7 +80,6 @@ def open_image(path: Path) -> object:
 
 def write_index(folder: Path, rng: random.Random) -> Path:
     """Write one damaged list, shard with an index, or archive."""
-    os.environ["SERESNET_CACHE"] = str(folder / "cache")
     return rng.choice((_list, _shard, _zip, _tar))(folder, rng)
 
 
@@ -175,6 +175,8 @@ def open_index(path: Path) -> object:
     from seresnet.data.paths import expand
     from seresnet.errors import SeresnetError
 
+    os.environ["SERESNET_CACHE"] = str(path.parent / "cache")
+    shutil.rmtree(path.parent / "cache", ignore_errors=True)
     try:
         list(islice(expand([path]), 100))
     except SeresnetError as error:

@@ -39,7 +39,7 @@ BYTES_PER_MEMBER = 64  # of the archive, for each further member: the smallest i
 _CHUNK = 2**20
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
-    *(EOFError, NotImplementedError, UnicodeDecodeError),
+    *(EOFError, NotImplementedError, UnicodeDecodeError, TypeError),  # the last by tarfile, of a cut gzip header
 )
 
 # A member: its name, whether it is a folder, and a way to its bytes (None: it is neither file nor folder).
