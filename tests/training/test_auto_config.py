@@ -20,7 +20,7 @@ def network(name: str = "seresnet20", size: int = 32):
     return model
 
 
-def settled(config, images, saved=None, multi_label=False, model=None):
+def resolved(config, images, saved=None, multi_label=False, model=None):
     return resolve_auto_settings(config, model or network(), images, multi_label, Accelerator(cpu=True), saved)
 
 
@@ -29,7 +29,7 @@ def settled(config, images, saved=None, multi_label=False, model=None):
 )
 def test_an_epoch_has_sixteen_steps_where_the_data_has_them(images, size):
     assert choose_batch_size(images, 64) == size
-    config = settled(AUTO, images)
+    config = resolved(AUTO, images)
     assert config.global_batch_size == size
     assert not config.auto_batch_size
     assert config.freeze_bn == (size < 4)
@@ -37,13 +37,13 @@ def test_an_epoch_has_sixteen_steps_where_the_data_has_them(images, size):
 
 
 def test_the_learning_rate_follows_the_batch():
-    config = settled(AUTO.updated({"lr": 0.02, "lr_reference_batch": 32}), 256)
+    config = resolved(AUTO.updated({"lr": 0.02, "lr_reference_batch": 32}), 256)
     assert (config.global_batch_size, config.peak_lr) == (16, pytest.approx(0.01))
 
 
 def test_batch_norm_of_a_network_from_scratch_is_never_frozen():
-    assert settled(AUTO.updated({"pretrained": False}), 20).freeze_bn is False
-    assert settled(AUTO.updated({"freeze_bn": True}), 10**6).freeze_bn is True
+    assert resolved(AUTO.updated({"pretrained": False}), 20).freeze_bn is False
+    assert resolved(AUTO.updated({"freeze_bn": True}), 10**6).freeze_bn is True
 
 
 def test_a_batch_that_memory_does_not_hold_goes_in_parts(monkeypatch):
@@ -52,30 +52,30 @@ def test_a_batch_that_memory_does_not_hold_goes_in_parts(monkeypatch):
     each = activation_bytes(model, 32)
     for images, steps in ((64, 1), (63, 2), (20, 4), (1, 64), (0, 64)):
         monkeypatch.setattr(module, "memory_bytes", lambda device, n=images: (fixed + each * n + 1) / 0.7)
-        config = settled(AUTO.updated({"precision": "float32"}), 10**6, model=model)
+        config = resolved(AUTO.updated({"precision": "float32"}), 10**6, model=model)
         assert (config.global_batch_size, config.grad_accum_steps) == (64, steps)
     monkeypatch.setattr(module, "memory_bytes", lambda device: (fixed + each * 30 + 1) / 0.7)
-    assert settled(AUTO.updated({"train_size": 64}), 10**6, model=model).grad_accum_steps == 16  # four times the pixels
-    assert settled(AUTO, 10**6, model=model).freeze_bn is False  # 32 images each
+    assert resolved(AUTO.updated({"train_size": 64}), 10**6, model=model).grad_accum_steps == 16  # four times the pixels
+    assert resolved(AUTO, 10**6, model=model).freeze_bn is False  # 32 images each
 
 
 def test_a_resumed_run_keeps_its_batches():
     saved = {"global_batch_size": 24, "grad_accum_steps": 3}
-    config = settled(AUTO, 10**6, saved)
+    config = resolved(AUTO, 10**6, saved)
     assert (config.global_batch_size, config.grad_accum_steps) == (24, 3)
     fixed = AUTO.updated({"auto_batch_size": False, "global_batch_size": 10})
-    assert settled(fixed, 10**6, saved).global_batch_size == 10
+    assert resolved(fixed, 10**6, saved).global_batch_size == 10
 
 
 def test_several_labels_take_binary_cross_entropy():
-    assert settled(AUTO, 100, multi_label=True).loss == "bce"
-    assert settled(AUTO, 100).loss == "cross_entropy"
+    assert resolved(AUTO, 100, multi_label=True).loss == "bce"
+    assert resolved(AUTO, 100).loss == "cross_entropy"
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused():
     with pytest.raises(ConfigError, match="63 training images are fewer than one batch; lower --batch-size"):
-        settled(TrainConfig(global_batch_size=64), 63)
-    assert settled(TrainConfig(global_batch_size=64), 64).global_batch_size == 64
+        resolved(TrainConfig(global_batch_size=64), 63)
+    assert resolved(TrainConfig(global_batch_size=64), 64).global_batch_size == 64
 
 
 def test_a_batch_that_does_not_divide_is_refused():
