@@ -126,11 +126,11 @@ def machine() -> Iterator[Fact]:
 
 def openvino_devices() -> Iterator[Fact]:
     """Yield each device that OpenVINO sees, with the dtypes that it reports, and which one "auto" is."""
-    from seresnet.engines.openvino.package import import_openvino
+    from seresnet.engines.openvino.package import openvino_core
     from seresnet.engines.registry import engine_class
 
     try:
-        core = import_openvino().Core()
+        core = openvino_core()
         for device in core.available_devices:
             name = core.get_property(device, "FULL_DEVICE_NAME")
             found = core.get_property(device, "OPTIMIZATION_CAPABILITIES")

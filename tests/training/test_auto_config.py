@@ -55,7 +55,9 @@ def test_a_batch_that_memory_does_not_hold_goes_in_parts(monkeypatch):
         config = resolved(AUTO.updated({"precision": "float32"}), 10**6, model=model)
         assert (config.global_batch_size, config.grad_accum_steps) == (64, steps)
     monkeypatch.setattr(module, "memory_bytes", lambda device: (fixed + each * 30 + 1) / 0.7)
-    assert resolved(AUTO.updated({"train_size": 64}), 10**6, model=model).grad_accum_steps == 16  # four times the pixels
+    assert (
+        resolved(AUTO.updated({"train_size": 64}), 10**6, model=model).grad_accum_steps == 16
+    )  # four times the pixels
     assert resolved(AUTO, 10**6, model=model).freeze_bn is False  # 32 images each
 
 

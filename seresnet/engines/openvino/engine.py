@@ -21,7 +21,7 @@ from seresnet.engines.openvino.model import (
     precision_of,
     warn_of_overflow,
 )
-from seresnet.engines.openvino.package import import_openvino
+from seresnet.engines.openvino.package import import_openvino, openvino_core
 from seresnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class OpenVINOEngine:
         if device not in (None, "auto", "cpu"):
             raise ConfigError(f"engine openvino runs on the cpu, not on {device!r}: use engine torch for a GPU")
         self.device = "cpu"
-        self._core = ov.Core()
+        self._core = openvino_core()
         self._model = graph_of(model, self._core)
         self.precision = precision_of(self._model, precision, self._core)
         if self.precision == "int8":
@@ -79,7 +79,7 @@ class OpenVINOEngine:
     @classmethod
     def resolve(cls, precision: str) -> str:
         """Return what a precision stands for on this processor: "auto" is the fastest that needs no calibration."""
-        return fastest_precision(ov.Core()) if precision == "auto" else precision
+        return fastest_precision(openvino_core()) if precision == "auto" else precision
 
     def logits(self, x: Batch | Tensor) -> Batch:
         """Return logits: float32 (N, C, H, W) -> float32 (N, num_classes)."""

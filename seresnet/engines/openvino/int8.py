@@ -22,7 +22,7 @@ from openvino import opset13 as ops
 from seresnet.common.machine import overflows_bytes
 from seresnet.engines.openvino.graph import OpenVINOBuilder, grouped, openvino_graph
 from seresnet.engines.openvino.int8_ranges import FEATURES, LEVELS, Array, Range, find_ranges, layers_and_values
-from seresnet.engines.openvino.package import import_openvino
+from seresnet.engines.openvino.package import import_openvino, openvino_core
 from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.weights.source import GRAPH_FILE
 
@@ -74,7 +74,7 @@ def quantize(model: SEResNet, calibration: Iterable[Array], weight_bits: int | N
 def layer_dtypes(quantized: Quantized) -> dict[str, str]:
     """Return what each layer computes in on this machine ("u8", "f32", ...), as OpenVINO compiled it."""
     layer_of = {name: layer for layer in quantized.layers for name in (layer, f"{layer}.bias")}
-    compiled = import_openvino().Core().compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found: dict[str, str] = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()

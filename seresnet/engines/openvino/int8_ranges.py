@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seresnet.common.machine import usable_cores
 from seresnet.engines.openvino.graph import OpenVINOBuilder, openvino_graph
-from seresnet.engines.openvino.package import import_openvino
+from seresnet.engines.openvino.package import openvino_core
 from seresnet.errors import ConfigError, DataError
 from seresnet.models.fuse import FusedSEResNet
 
@@ -156,7 +156,7 @@ def _watched(form: FusedSEResNet) -> Callable[[Array], dict[str, Array]]:
             node.output(0).add_names({name})
             watched.add_outputs([node.output(0)])
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": usable_cores()}
-    compiled = import_openvino().Core().compile_model(watched, "CPU", config)
+    compiled = openvino_core().compile_model(watched, "CPU", config)
 
     def run(images: Array) -> dict[str, Array]:
         results = compiled(images)

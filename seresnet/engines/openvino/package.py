@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -30,3 +31,15 @@ def import_openvino() -> ModuleType:
         del sys.modules[CONVERTER]
     openvino.convert_model = convert_model
     return openvino
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of this process, which lives until its end.
+
+    OpenVINO's CPU plugin gives the thread that loads it an alternate signal stack (sigaltstack), unmaps it when its
+    Core goes, and restores the previous one only if no other Core has come in between (seen with 2026.4.1). After two
+    Cores have come and gone, the thread can be left with an unmapped stack, and the next signal that Python handles,
+    such as Ctrl-C or SIGTERM, ends the process with a segmentation fault.
+    """
+    return import_openvino().Core()

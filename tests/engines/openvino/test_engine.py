@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -15,12 +16,13 @@ import torch
 from seresnet.common import machine
 from seresnet.engines.openvino.engine import OpenVINOEngine, images_per_request
 from seresnet.engines.openvino.graph import openvino_graph
+from seresnet.engines.openvino.package import openvino_core
 from seresnet.errors import ConfigError
 from seresnet.models.fuse import fuse_network
 from seresnet.models.variants import build
 from tests.networks import randomized, seresnet20
 
-BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and machine.has_bfloat16()
+BF16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and machine.has_bfloat16()
 
 
 def batch(count: int = 5, height: int = 32, width: int = 32) -> np.ndarray:
@@ -229,3 +231,24 @@ def test_too_small_an_image_is_refused_where_pooling_leaves_nothing() -> None:
     with pytest.raises(ConfigError, match="images of 2 x 9 pixels are too small for this network: use 3 or more"):
         engine.logits(batch(1, 2, 9))
     assert engine.logits(batch(1, 3, 9)).shape == (1, 5)
+
+
+@pytest.mark.skipif(not hasattr(signal, "raise_signal") or sys.platform == "win32", reason="POSIX signals")
+def test_signals_are_handled_after_engines_have_gone():
+    """Two engines that come and go must leave the thread a valid alternate signal stack."""
+    program = """
+import faulthandler, signal
+import numpy as np
+import seresnet
+faulthandler.enable()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+first, second = seresnet.load(engine="openvino"), seresnet.load(engine="openvino")
+for classifier in (first, second):
+    classifier.logits(np.zeros((1, 3, 32, 32), np.float32))
+del classifier, first
+del second
+signal.raise_signal(signal.SIGTERM)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "alive"]), done.stderr

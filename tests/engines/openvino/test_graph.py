@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import openvino as ov
 import pytest
 import torch
 
 from seresnet.engines.graph import smallest_image
 from seresnet.engines.openvino.graph import openvino_graph
+from seresnet.engines.openvino.package import openvino_core
 from seresnet.errors import ConfigError
 from seresnet.models.fuse import FusedSEResNet, fuse_network
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS, build
 from tests.networks import randomized, seresnet20
 
-CORE = ov.Core()
+CORE = openvino_core()
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 BOUND = 1e-5  # of the largest logit
 

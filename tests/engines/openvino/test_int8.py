@@ -18,6 +18,7 @@ from seresnet.common import machine
 from seresnet.engines.openvino.engine import OpenVINOEngine
 from seresnet.engines.openvino.int8 import Quantized, layer_dtypes, mean_loss, quantize, quantized_graph, to_levels
 from seresnet.engines.openvino.int8_ranges import Observed, find_ranges, layers_and_values
+from seresnet.engines.openvino.package import openvino_core
 from seresnet.errors import ConfigError, DataError
 from seresnet.models.blocks import SEResNetConfig
 from seresnet.models.fuse import fuse_network
@@ -191,12 +192,13 @@ import numpy as np, openvino as ov
 from seresnet.engines.openvino.graph import openvino_graph as graph_of
 from seresnet.models.fuse import fuse_network
 from seresnet.engines.openvino.int8 import quantize
+from seresnet.engines.openvino.package import openvino_core
 from tests.engines.openvino.test_int8 import noise, relative_error, small
 network = small(block="basic", stem="conv3", stem_pool="none")
 network.conv1.weight.data.fill_(0.1)  # products of one sign, and as large as they get
 images = abs(noise(network, 4, 16)).clip(max=1)
 def logits(model):
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)["logits"]
+    return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)["logits"]
 wanted = logits(graph_of(fuse_network(network)))
 for bits in (8, 7):
     print(relative_error(logits(quantize(network, [images], bits).model), wanted))
@@ -347,7 +349,7 @@ def test_weights_are_stored_as_bytes(tmp_path):
     quantize(network, [noise(network)]).save(tmp_path)
     bytes_of_weights = {
         node.get_friendly_name(): node.get_element_type()
-        for node in ov.Core().read_model(Path(tmp_path) / "openvino_model.xml").get_ops()
+        for node in openvino_core().read_model(Path(tmp_path) / "openvino_model.xml").get_ops()
         if node.get_friendly_name().endswith(".weight.bytes")
     }
     layers = quantize(network, [noise(network)]).layers
