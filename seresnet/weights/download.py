@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before each further attempt without a new byte
 MAX_ATTEMPTS = 30  # in all
 CHUNK_BYTES = 1 << 18
+START_BYTES = 512  # enough to recognize a web page
 PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--", b"<script")
 
 
@@ -200,12 +201,23 @@ def _append(response: httpx2.Response, part: PartialFile, progress: DownloadProg
     _check_space(part, total)
     part.begin(_validator(response))
     progress.start(str(response.request.url.host), part.size, total)
-    for chunk in response.iter_bytes(CHUNK_BYTES) if _is_encoded(response) else response.iter_raw():
+    for chunk in _with_whole_start(response.iter_bytes(CHUNK_BYTES) if _is_encoded(response) else response.iter_raw()):
         if not part.size and is_web_page(chunk):
             raise SourceError("answers with a web page, not the file (a login page of the network or of a proxy?)")
         part.append(chunk)
         progress.update(part.size)
     return total
+
+
+def _with_whole_start(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the chunks, the first ones joined to START_BYTES: a slow server may send a page's first line in pieces."""
+    start = b""
+    for chunk in chunks:
+        start += chunk
+        if len(start) >= START_BYTES:
+            break
+    yield start
+    yield from chunks
 
 
 def _is_encoded(response: httpx2.Response) -> bool:

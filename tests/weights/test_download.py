@@ -185,6 +185,7 @@ def test_pages_in_place_of_the_file(stocked, tmp_path) -> None:
     stocked.faults = [Fault(page=True)]
     assert "answers with a web page, not the file" in refusal(stocked, tmp_path)
     stocked.files[f"/files/{NAME}"] = b"\n <HTML>busy</HTML>"
+    stocked.faults = [Fault(pause=0.02)]  # two bytes at a time
     assert "answers with a web page, not the file" in refusal(stocked, tmp_path, head=None)
     assert len(stocked.requests) == 2
 
