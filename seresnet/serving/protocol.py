@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
@@ -12,19 +12,30 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from seresnet.serving.problems import JSON_PROBLEM, problem_json, title
 
 KEEP_ALIVE_SECONDS = 75  # more than the 60 s for which load balancers keep theirs
-HEADER_SECONDS = 10.0  # from a connection's beginning, or a request's first byte, to the end of the headers
+HEADER_SECONDS = 10.0
+HEADER_BYTES = 16_384  # of a request: as much as the parser takes where they arrive in pieces
+CLOSING_SECONDS = 1.0  # that a refused client has to read why; closed at once, it might lose the answer (RFC 9112, 9.6)
+CLOSING = 200  # connections that are given this time
 SMALL_CHUNK = 64  # bytes: each chunk costs the parser as much as kilobytes in one piece
 SMALL_CHUNKS = 1000  # of one connection
 UNREAD = 64_000_000  # bytes of a refused body that are thrown away before its connection is closed
 
 
-@dataclass(frozen=True)
+@dataclass
 class ConnectionLimits:
-    """The greatest number of connections, and the seconds for which a response may stay unread."""
+    """The greatest number of connections, and the seconds within which headers have to come and responses to be read.
+
+    ``closing`` are the connections that were refused, and whose clients have not yet read why.
+    """
 
     connections: int
-    write_seconds: float
-    header_seconds: float = HEADER_SECONDS
+    seconds: float
+    closing: set[LimitedProtocol] = field(default_factory=set)
+
+    @property
+    def header_seconds(self) -> float:
+        """The seconds from a connection's beginning, or a request's first byte, to the end of the headers."""
+        return min(HEADER_SECONDS, self.seconds)
 
 
 class LimitedProtocol(H11Protocol):
@@ -44,7 +55,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, or refuse it where there are too many."""
         if len(self.connections) >= self.limits.connections:
-            self._is_refused, self.transport = True, transport
+            self.transport = transport
             self._close_with(503, "too many connections: try again later", "Retry-After: 1\r\n")
             return
         super().connection_made(transport)
@@ -55,7 +66,8 @@ class LimitedProtocol(H11Protocol):
         for timer in (self._timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
-        if not self._is_refused:
+        self.limits.closing.discard(self)
+        if self.flow is not None:  # it was accepted
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -63,6 +75,8 @@ class LimitedProtocol(H11Protocol):
         if self._is_refused:
             return
         super().data_received(data)
+        if self._is_refused:
+            return
         if self._is_answering():
             self._stop_timer()
             self._unread = 0
@@ -87,7 +101,7 @@ class LimitedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Close the connection if its client does not read for too long."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.limits.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Go on writing."""
@@ -132,14 +146,24 @@ class LimitedProtocol(H11Protocol):
                 raise h11.RemoteProtocolError("too many small chunks")
         elif isinstance(event, h11.Request):
             self._small_chunks = 0
+            if sum(len(name) + len(value) for name, value in event.headers) + len(event.target) > HEADER_BYTES:
+                self._status = 431
+                raise h11.RemoteProtocolError("headers too long")
         return event
 
     def _close_with(self, status: int, detail: str, headers: str = "") -> None:
-        """Write a response without the parser, and close the connection."""
+        """Write a response without the parser, and close the connection when it was read; what comes is ignored."""
+        self._is_refused = True
         body = problem_json(status, detail)
         head = (
             f"HTTP/1.1 {status} {title(status)}\r\nContent-Type: {JSON_PROBLEM}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        if len(self.limits.closing) >= CLOSING:
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.limits.closing.add(self)
+        self._stop_timer()
+        self._timer = self.loop.call_later(CLOSING_SECONDS, self.transport.abort)

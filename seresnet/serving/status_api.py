@@ -17,13 +17,15 @@ from seresnet.weights.index import default_entry, entries
 router = APIRouter()
 
 
-@router.api_route("/health/live", methods=["GET", "HEAD"], operation_id="live")
+@router.head("/health/live", include_in_schema=False)
+@router.get("/health/live")
 async def live() -> dict[str, str]:
     """Return 200 while the server runs."""
     return {"status": "live"}
 
 
-@router.api_route("/health/ready", methods=["GET", "HEAD"], operation_id="ready", responses=PROBLEMS)
+@router.head("/health/ready", include_in_schema=False)
+@router.get("/health/ready", responses=PROBLEMS)
 async def ready(request: Request) -> dict[str, str]:
     """Return 200 while the server takes requests, and 503 when it is about to end."""
     if _state(request).draining:
