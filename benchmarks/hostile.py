@@ -207,7 +207,7 @@ CAMPAIGNS = {
 
 def check_line(error: Exception) -> None:
     """Raise ValueError unless an error is one printable line."""
-    if not str(error).isprintable() or len(str(error)) > 1000:
+    if not hostile_data.is_line(str(error)):
         raise ValueError(f"not one printable line: {str(error)[:100]!r}")
 
 
@@ -230,9 +230,7 @@ def work(name: str, pipe: Connection) -> None:
             CAMPAIGNS[name].open(path)
             pipe.send("opened")
         except SeresnetError as error:
-            pipe.send(
-                "refused" if str(error).isprintable() and len(str(error)) <= 1000 else f"not a line: {error!r:.90}"
-            )
+            pipe.send("refused" if hostile_data.is_line(str(error)) else f"not a line: {error!r:.90}")
         except BaseException as error:
             pipe.send(f"{type(error).__name__}: {str(error)[:80]}")
 
