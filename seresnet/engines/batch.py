@@ -1,4 +1,4 @@
-"""What the engines that are not torch have in common: the checks of a batch, and what is said of one that fails."""
+"""What the engines have in common: the checks of a batch, and what is said of one that fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.errors import ConfigError
+from seresnet.models.input_sizes import InputSizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,14 +17,28 @@ if TYPE_CHECKING:
 Batch = NDArray[np.float32]
 
 
-def checked(x: Batch | Tensor, channels: int, least: int) -> Batch:
-    """Return a batch (N, channels, H, W), H and W at least ``least``, as contiguous float32. Raises ConfigError."""
+def checked(x: Batch | Tensor, channels: int, sizes: InputSizes) -> Batch:
+    """Return a batch (N, channels, H, W), H and W among ``sizes``, as contiguous float32. Raises ConfigError."""
     batch = x if isinstance(x, np.ndarray) else x.detach().cpu().float().numpy()
-    if batch.ndim != 4 or batch.shape[1] != channels:
-        raise ConfigError(f"a batch must be (N, {channels}, H, W), not {tuple(batch.shape)}")
-    if min(batch.shape[2:]) < least:
-        raise ConfigError(f"images of {pixels(batch.shape)} are too small for this network: use {least} or more")
+    check_shape(batch.shape, channels, sizes)
     return np.ascontiguousarray(batch, np.float32)
+
+
+def check_shape(shape: Sequence[int], channels: int, sizes: InputSizes) -> None:
+    """Raise ConfigError for a batch that is not (N, channels, H, W), H and W among ``sizes``.
+
+    An engine would not always fail on another size: where torch refuses to add extents of 1 and 2, ONNX repeats one.
+    """
+    if len(shape) != 4 or shape[1] != channels:
+        raise ConfigError(f"a batch must be (N, {channels}, H, W), not {tuple(shape)}")
+    if min(shape[2:]) < sizes.least:
+        raise ConfigError(f"images of {pixels(shape)} are too small for this network: use {sizes.least} or more")
+    if not all(extent in sizes for extent in shape[2:]):
+        height, width = (n if n in sizes else -(-n // sizes.period) * sizes.period for n in shape[2:])
+        raise ConfigError(
+            f"images of {pixels(shape)} do not fit this anti-aliased network: use multiples of {sizes.period}, "
+            f"such as {height} x {width}"
+        )
 
 
 def failed(shape: Sequence[int]) -> ConfigError:

@@ -198,20 +198,3 @@ def pool_sizes(pool: nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int, int]:
     """
     kernel, stride, padding = (int(pool.kernel_size), int(pool.stride), int(pool.padding))  # type: ignore[arg-type]
     return kernel, stride, padding, padding + (stride - 1 if pool.ceil_mode else 0)
-
-
-def smallest_image(form: FusedSEResNet) -> int:
-    """Return the smallest height, and width, that leaves a pixel behind every layer of the form."""
-    least = 1
-    for name, layer in reversed(list(form.named_modules())):
-        if ".shortcut" in name:
-            continue  # has the extents of the branch beside it
-        if isinstance(layer, nn.Conv2d):
-            kernel, stride, before = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-            after = before
-        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-            kernel, stride, before, after = pool_sizes(layer)
-        else:
-            continue
-        least = max(1, (least - 1) * stride + kernel - before - after)
-    return least

@@ -16,6 +16,7 @@ from seresnet.common.machine import usable_cores
 from seresnet.common.text import one_line
 from seresnet.engines.batch import Batch, checked, failed
 from seresnet.errors import ConfigError
+from seresnet.models.input_sizes import InputSizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +57,15 @@ class OnnxEngine:
         self._session = session(self._model, self.threads)
         (images,), outputs = self._session.get_inputs(), self._session.get_outputs()
         notes = self._session.get_modelmeta().custom_metadata_map
-        if "smallest_image" not in notes or [images.name, *(o.name for o in outputs)] != [
+        if "input_sizes" not in notes or [images.name, *(o.name for o in outputs)] != [
             "images",
             "logits",
             "features",
         ]:
-            raise ConfigError("this ONNX model was not made by seresnet: it lacks images, logits or features")
-        self._channels, self._least = images.shape[1], int(notes["smallest_image"])
+            raise ConfigError(
+                "this ONNX model was not made by seresnet: it lacks images, logits, features or input sizes"
+            )
+        self._channels, self._sizes = images.shape[1], InputSizes.parse(notes["input_sizes"])
         self._widths = {output.name: output.shape[1] for output in outputs}
 
     @classmethod
@@ -94,7 +97,7 @@ class OnnxEngine:
         return f"onnxruntime {ort.__version__}, cpu ({threads}), {self.precision}"
 
     def _run(self, output: str, x: Batch | Tensor) -> Batch:
-        batch = checked(x, self._channels, self._least)
+        batch = checked(x, self._channels, self._sizes)
         if len(batch) == 0:
             return np.empty((0, self._widths[output]), np.float32)
         try:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest_image
+from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit
 from seresnet.models.fuse import FusedSEResNet
+from seresnet.models.input_sizes import input_sizes
 from seresnet.version import __version__
 
 OPSET = 18  # of 2022: the first whose means take their axes as an input, as all later ones do
@@ -87,8 +88,8 @@ def onnx_graph(form: FusedSEResNet) -> ModelProto:
     """Return the form as an ONNX model for any batch, height and width, in float32.
 
     Input ``images`` (N, in_chans, H, W), normalised; outputs ``logits`` (N, num_classes) and ``features``
-    (N, num_features), pooled. Nodes are named as `openvino_graph`'s are. The metadata ``smallest_image`` is the least
-    height and width. Raises ConfigError for a network that does not pool.
+    (N, num_features), pooled. Nodes are named as `openvino_graph`'s are. The metadata ``input_sizes`` has the
+    heights and widths that it takes (`InputSizes`). Raises ConfigError for a network that does not pool.
     """
     build = OnnxBuilder()
     logits, features = emit(form, build, "images")
@@ -101,5 +102,5 @@ def onnx_graph(form: FusedSEResNet) -> ModelProto:
     opsets = [helper.make_opsetid("", OPSET)]
     producer = {"producer_name": "seresnet", "producer_version": __version__}
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **producer)
-    helper.set_model_props(model, {"smallest_image": str(smallest_image(form))})
+    helper.set_model_props(model, {"input_sizes": str(input_sizes(form))})
     return model

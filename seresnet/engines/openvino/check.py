@@ -186,11 +186,13 @@ def _interface_fault(model: Any, num_classes: int | None, in_chans: int | None) 
 
 def trial(core: Any, model: Any) -> str | None:
     """Compile a graph and run one image of its size; return what is wrong with the output, or None."""
-    from seresnet.engines.openvino.model import declared_size
+    from seresnet.engines.openvino.model import declared_size, taken_sizes
 
     shape = model.input("images").get_partial_shape()
     least = max(dimension.get_min_length() for dimension in (shape[2], shape[3]))
     height, width = declared_size(model) or (max(least, 64), max(least, 64))
+    if taken_sizes(model).least != least:
+        return "it does not take the sizes that it says"
     if not 1 <= least <= MAX_SIDE or not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
         return f"images of {height} x {width} pixels"
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

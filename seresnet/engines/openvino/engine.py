@@ -19,6 +19,7 @@ from seresnet.engines.openvino.model import (
     fastest_precision,
     graph_of,
     precision_of,
+    taken_sizes,
     warn_of_overflow,
 )
 from seresnet.engines.openvino.package import import_openvino, openvino_core
@@ -70,9 +71,8 @@ class OpenVINOEngine:
             warn_of_overflow(self._model)
         self.threads = usable_cores() if threads is None else threads
         self.preferred_batch = max(32, 4 * self.threads)
-        shape = self._model.input("images").partial_shape
-        self._channels = shape[1].get_length()
-        self._least = shape[2].get_min_length()
+        self._channels = self._model.input("images").partial_shape[1].get_length()
+        self._sizes = taken_sizes(self._model)
         self._size = declared_size(self._model)
         self._runners: dict[tuple[bool, tuple[int, ...] | None], Runner] = {}
 
@@ -120,7 +120,7 @@ class OpenVINOEngine:
         width = self._model.output(output).partial_shape[1].get_length()
         try:
             for batch in batches:
-                x = checked(batch, self._channels, self._least)
+                x = checked(batch, self._channels, self._sizes)
                 answer, rows = np.empty((len(x), width), np.float32), slices(x)
                 answers.append((answer, requests.submitted + len(rows)))
                 for part in rows:

@@ -10,8 +10,9 @@ from openvino import opset1, opset8
 from openvino import opset13 as ops
 from openvino.opset1 import group_convolution
 
-from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit, smallest_image
+from seresnet.engines.graph import HEIGHT, WIDTH, Array, Builder, emit
 from seresnet.models.fuse import FusedSEResNet
+from seresnet.models.input_sizes import input_sizes
 
 
 class OpenVINOBuilder(Builder[Any]):
@@ -106,10 +107,12 @@ def openvino_graph(form: FusedSEResNet, build: OpenVINOBuilder | None = None) ->
     ``layer1.0.last`` with ``layer1.0.last.weight``, ``layer1.0.last.bias`` behind it (adding ``.shift``),
     ``layer1.0.gate.squeeze``, ``.gate.fc1``, ``.gate.relu``, ``.gate.fc2``, ``.gate.sigmoid``, ``layer1.0.scale``
     (times the gate), ``layer1.0.add`` (plus the shortcut) and ``layer1.0.relu``. Without classes, the logits are the
-    features. The form's ``preprocess.input_size`` is noted as ``seresnet``/``input_size`` in the model's run-time
-    information. ``build`` may spell the operations in another way. Raises ConfigError for a network that does not pool.
+    features. The model's run-time information has the heights and widths that it takes (`InputSizes`) as
+    ``seresnet``/``input_sizes``, and the form's ``preprocess.input_size`` as ``seresnet``/``input_size``. ``build`` may
+    spell the operations in another way. Raises ConfigError for a network that does not pool.
     """
-    extent = ov.Dimension(smallest_image(form), -1)
+    sizes = input_sizes(form)
+    extent = ov.Dimension(sizes.least, -1)
     images = ops.parameter(ov.PartialShape([ov.Dimension(), form.in_chans, extent, extent]), np.float32, name="images")
     images.output(0).set_names({"images"})
     build = build or OpenVINOBuilder()
@@ -118,6 +121,7 @@ def openvino_graph(form: FusedSEResNet, build: OpenVINOBuilder | None = None) ->
     logits.output(0).add_names({"logits"})
     results = [ops.result(logits, name="logits/sink"), ops.result(features, name="features/sink")]
     model = ov.Model(results, [images], "seresnet")
+    model.set_rt_info(str(sizes), ["seresnet", "input_sizes"])
     if form.preprocess is not None:
         model.set_rt_info(",".join(map(str, form.preprocess.input_size)), ["seresnet", "input_size"])
     return model

@@ -11,6 +11,7 @@ from seresnet.common.machine import has_bfloat16, overflows_bytes, processor
 from seresnet.common.text import one_line
 from seresnet.engines.openvino.package import import_openvino
 from seresnet.errors import ConfigError
+from seresnet.models.input_sizes import InputSizes
 
 log = logging.getLogger("seresnet")
 
@@ -34,8 +35,10 @@ def graph_of(model: Any, core: Any) -> Any:
 
         model = openvino_graph(model if isinstance(model, FusedSEResNet) else fuse_network(model))
     names = {name for port in (*model.inputs, *model.outputs) for name in port.names}
-    if not {"images", "logits", "features"} <= names:
-        raise ConfigError("this OpenVINO model was not made by seresnet: it lacks images, logits or features")
+    if not {"images", "logits", "features"} <= names or not model.has_rt_info(["seresnet", "input_sizes"]):
+        raise ConfigError(
+            "this OpenVINO model was not made by seresnet: it lacks images, logits, features or input sizes"
+        )
     return model
 
 
@@ -45,6 +48,11 @@ def declared_size(model: Any) -> tuple[int, int] | None:
         return None
     _, height, width = (int(v) for v in str(model.get_rt_info(["seresnet", "input_size"]).value).split(","))
     return height, width
+
+
+def taken_sizes(model: Any) -> InputSizes:
+    """Return the heights and widths of images that the graph takes."""
+    return InputSizes.parse(str(model.get_rt_info(["seresnet", "input_sizes"]).value))
 
 
 def precision_of(model: Any, precision: str, core: Any) -> str:

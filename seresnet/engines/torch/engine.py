@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from seresnet.common.machine import has_bfloat16
 from seresnet.common.text import one_line
-from seresnet.engines.batch import failed
+from seresnet.engines.batch import check_shape, failed
 from seresnet.errors import ConfigError
 from seresnet.models.fuse import FusedSEResNet, fuse_network
+from seresnet.models.input_sizes import input_sizes
 from seresnet.models.resnet import SEResNet
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +41,7 @@ class TorchEngine:
         self.precision = str(self._dtype).removeprefix("torch.")
         self.preferred_batch = 256 if self._device.type == "cuda" else 32
         form = model if isinstance(model, FusedSEResNet) else fuse_network(model)
+        self._sizes = input_sizes(form)
         self.model = form.to(self._device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in self.model.modules():
@@ -48,11 +50,11 @@ class TorchEngine:
 
     def logits(self, x: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
         """Return logits: float32 (N, C, H, W) -> float32 (N, num_classes)."""
-        return self._run(self._logits, x, self.model.num_classes or self.model.num_features)
+        return self._run(self._logits, x, self.model.num_classes or self.model.head_hidden_size)
 
     def embed(self, x: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
-        """Return pooled features: float32 (N, C, H, W) -> float32 (N, num_features)."""
-        return self._run(self._pooled, x, self.model.num_features)
+        """Return pooled features: float32 (N, C, H, W) -> float32 (N, head_hidden_size)."""
+        return self._run(self._pooled, x, self.model.head_hidden_size)
 
     def map(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Yield the logits of each batch, one after the other."""
@@ -78,8 +80,7 @@ class TorchEngine:
         self, forward: Callable[[Tensor], Tensor], x: NDArray[np.float32] | Tensor, width: int
     ) -> NDArray[np.float32]:
         batch = torch.as_tensor(x)
-        if batch.ndim != 4 or batch.shape[1] != self.model.in_chans:
-            raise ConfigError(f"a batch must be (N, {self.model.in_chans}, H, W), not {tuple(batch.shape)}")
+        check_shape(batch.shape, self.model.in_chans, self._sizes)
         if len(batch) == 0:
             return np.empty((0, width), np.float32)
         try:

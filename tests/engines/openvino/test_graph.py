@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from seresnet.engines.graph import smallest_image
 from seresnet.engines.openvino.graph import openvino_graph
 from seresnet.engines.openvino.package import openvino_core
 from seresnet.errors import ConfigError
 from seresnet.models.fuse import FusedSEResNet, fuse_network
+from seresnet.models.input_sizes import input_sizes
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS, build
 from tests.networks import randomized, seresnet20
@@ -70,19 +70,9 @@ def test_full_width_and_depth(arch: str) -> None:
 def test_from_the_smallest_image_to_a_large_one(arch: str) -> None:
     """Where edges, corners and the whole are the same pixels, and where padding is most of what a kernel sees."""
     model = narrow(arch, layers=(1, 1, 1, 1))
-    least = smallest_image(fuse_network(model))
+    least = input_sizes(model).least
     small = [images(1, least + i, least + j) for i in range(4) for j in range(4)]
     assert_same(model, *small, images(2, 320, least), images(1, least, 65))
-
-
-@pytest.mark.parametrize("arch", VARIANTS)
-def test_the_smallest_image_is_where_torch_stops(arch: str) -> None:
-    form = fuse_network(narrow(arch, layers=tuple(1 for _ in VARIANTS[arch].layers)))
-    least = smallest_image(form)
-    form(torch.zeros(1, 3, least, least))
-    if least > 1:
-        with pytest.raises(RuntimeError):
-            form(torch.zeros(1, 3, least - 1, least - 1))
 
 
 @pytest.mark.parametrize("in_chans", [1, 4])

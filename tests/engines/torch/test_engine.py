@@ -9,7 +9,6 @@ from seresnet.engines.registry import open_engine
 from seresnet.engines.torch.engine import TorchEngine
 from seresnet.errors import ConfigError
 from seresnet.models.resnet import SEResNet
-from seresnet.models.variants import build
 from tests.networks import TINY, randomized, seresnet20
 
 
@@ -113,17 +112,6 @@ def test_impossible_settings_are_refused_in_one_line(settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
         open_engine(settings.pop("name", "auto"), seresnet20(), **settings)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
-def test_a_size_that_the_network_cannot_take_is_refused(engine):
-    """An anti-aliased network halves its branch and its shortcut apart: 36 pixels end as 4 and 5."""
-    cfg = {"layers": (1, 1), "channels": (16, 32), "num_classes": 5}
-    network = randomized(build("seresnetaa50d", **cfg))
-    opened = open_engine(engine, network, "cpu", "float32")
-    assert opened.logits(batch(1, 32)).shape == (1, 5)
-    with pytest.raises(ConfigError, match="1 image of 36 x 36 pixels: the network cannot take them"):
-        opened.logits(batch(1, 36))
 
 
 def compiled_with(backend, monkeypatch):
