@@ -31,7 +31,7 @@ _images: list[bytes] = []
 
 
 def is_line(text: str) -> bool:
-    """Return whether a message is one line of characters that change nothing in a terminal; spaces of all kinds may be."""
+    """Return whether a message is one line of characters that are harmless in a terminal; any kind of space is."""
     return len(text) <= 1000 and all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
 
 
