@@ -108,7 +108,7 @@ def test_the_card_and_the_classes(open_page, gated):
     page = open_page()
     playwright.expect(page.locator("#classes li")).to_have_count(10)
     assert page.locator("#classes li").all_inner_texts() == gated.labels  # the hostile one as text
-    playwright.expect(page.locator("#card")).to_contain_text("32 × 32 pixels")
+    playwright.expect(page.locator("#card")).to_contain_text("center crop of 1")
     page.get_by_label("Find a class").fill("kind 7")
     playwright.expect(page.locator("#classes li")).to_have_count(1)
     page.locator("#models").select_option("others")
