@@ -112,7 +112,7 @@ def problem_response(state: ServerState, record: RequestRecord, problem: Problem
     """Return the response for a problem, and count it where work was refused."""
     if problem.shed is not None:
         state.metrics.shed.labels(problem.shed).inc()
-    body = problem_json(problem.status, problem.detail, record.request_id)
+    body = problem_json(problem.status, problem.detail, record.request_id, record.path.startswith("/v2/"))
     return Response(body, problem.status, problem.headers, JSON_PROBLEM)
 
 

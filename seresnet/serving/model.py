@@ -45,6 +45,7 @@ class ServedModel:
         self.name, self.classifier, self.settings = name, classifier, settings
         self.max_pixels = int(settings.max_megapixels * 1e6)
         self.batcher = Batcher(classifier.engine, settings.max_batch, settings.max_wait_ms / 1000)
+        self.num_features = 0  # known when it was warmed up
         self.pending = 0  # images that were admitted and not yet answered
         self._decoders = decoders
         self._seconds_per_image = 0.0  # while there is a queue; 0: not known yet
@@ -123,3 +124,4 @@ class ServedModel:
         with ThreadPoolExecutor(len(sizes), thread_name_prefix="seresnet-warm-up") as pool:
             blank = [np.zeros((size, channels, height, width), np.float32) for size in sorted(sizes)]
             list(pool.map(self.classifier.logits, blank))
+        self.num_features = self.classifier.engine.embed(blank[0]).shape[1]

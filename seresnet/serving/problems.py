@@ -44,11 +44,13 @@ def ending() -> Problem:
     return overloaded("ending", "the server is shutting down: try again later")
 
 
-def problem_json(status: int, detail: str, request_id: str | None = None) -> bytes:
-    """Return problem details (RFC 9457, section 3) as JSON."""
+def problem_json(status: int, detail: str, request_id: str | None = None, protocol_v2: bool = False) -> bytes:
+    """Return problem details (RFC 9457, section 3) as JSON; with the Open Inference Protocol's ``error`` besides."""
     fields: dict[str, Any] = {"type": "about:blank", "title": title(status), "status": status, "detail": detail}
     if request_id is not None:
         fields["request_id"] = request_id
+    if protocol_v2:
+        fields["error"] = detail
     return json.dumps(fields).encode()
 
 

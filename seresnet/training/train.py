@@ -18,12 +18,13 @@ from seresnet.data.loader import Loader
 from seresnet.errors import DiskFullError
 from seresnet.models.resnet import SEResNet
 from seresnet.training.auto_config import resolve_auto_settings
-from seresnet.training.checkpoint import check_same_run, check_same_tensors, load_state
+from seresnet.training.checkpoint import check_same_optimizer, check_same_run, check_same_tensors, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
 from seresnet.training.device import PRECISIONS, create_accelerator
 from seresnet.training.losses import balanced_weights
 from seresnet.training.messages import describe_class_weights, describe_run, warn_of_duplicates
 from seresnet.training.network import create_network, train_crop
+from seresnet.training.optim import create_optimizer
 from seresnet.training.ranks import broadcast_from_rank0, dead_ranks_as_errors, on_main_rank
 from seresnet.training.run_data import create_loader, fill_cache, hash_images, open_run_data
 from seresnet.training.run_folder import RunFolder
@@ -108,6 +109,7 @@ def run(
     if checkpoint:  # before anything of the run is touched
         check_same_run(checkpoint["fingerprint"], fingerprint, state_file)
         check_same_tensors(checkpoint, model, state_file)
+        check_same_optimizer(checkpoint, create_optimizer(model, config), state_file)
     # The run's folder, and the loop
     with on_main_rank(accelerator, lambda: RunFolder(out, resume, exist_ok)) or nullcontext() as folder:
         weights = (

@@ -123,6 +123,7 @@ def running(
         served = {name: ServedModel(name, clf, chosen, decoders) for name, clf in named.items()}
         state = ServerState(chosen, served, ServerMetrics(), keys)
         for model in served.values():
+            model.warm_up()
             state.metrics.watch(model)
         server = DrainingServer(state)
         port = int(listen(sock, chosen).rpartition(":")[2])
