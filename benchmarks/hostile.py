@@ -1,11 +1,10 @@
 """Gives seeded, damaged and crafted files to this package, and counts what comes of it: nothing may die, hang or leak.
 
-    python benchmarks/hostile.py weights|images|indexes [--count 2000] [--seed 0] [--out DIR]
+    python benchmarks/hostile.py weights|configs|graphs|images|indexes [--count 2000] [--seed 0] [--out DIR]
 
 A campaign is a function that writes case N below a folder and returns the path, and the function that opens it. Each
 case is opened in a worker process with bounded memory, which goes on with the next one; a worker that dies or hangs
-is replaced, and counted. Right is a SeresnetError of one printable line, or a result. OpenVINO graphs have a script of
-their own, `hostile_openvino.py`.
+is replaced, and counted. Right is a SeresnetError of one printable line, or a result.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import os
 import platform
 import random
 import resource
+import shutil
 import struct
 import tempfile
 import time
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hostile_data
+import hostile_models
 
 SECONDS = 10.0  # for one case
 GIGABYTES = 2  # for one case, beyond what the worker has when it is ready
@@ -194,6 +195,8 @@ def open_weights(path: Path) -> object:
 
 CAMPAIGNS = {
     "weights": Campaign(write_weights, open_weights),
+    "configs": Campaign(hostile_models.write_config, hostile_models.open_model),
+    "graphs": Campaign(hostile_models.write_graph, hostile_models.open_model),
     "images": Campaign(hostile_data.write_image, hostile_data.open_image),
     "indexes": Campaign(hostile_data.write_index, hostile_data.open_index),
 }
@@ -204,7 +207,7 @@ CAMPAIGNS = {
 
 def check_line(error: Exception) -> None:
     """Raise ValueError unless an error is one printable line."""
-    if not str(error).isprintable() or len(str(error)) > 1000:
+    if not hostile_data.is_line(str(error)):
         raise ValueError(f"not one printable line: {str(error)[:100]!r}")
 
 
@@ -227,9 +230,7 @@ def work(name: str, pipe: Connection) -> None:
             CAMPAIGNS[name].open(path)
             pipe.send("opened")
         except SeresnetError as error:
-            pipe.send(
-                "refused" if str(error).isprintable() and len(str(error)) <= 1000 else f"not a line: {error!r:.90}"
-            )
+            pipe.send("refused" if hostile_data.is_line(str(error)) else f"not a line: {error!r:.90}")
         except BaseException as error:
             pipe.send(f"{type(error).__name__}: {str(error)[:80]}")
 
@@ -268,8 +269,9 @@ class Worker:
 def run(name: str, count: int, seed: int) -> tuple[Counter[str], float, float]:
     """Open ``count`` cases; return how often each outcome came, the seconds, and the slowest case's seconds."""
     found: Counter[str] = Counter()
-    worker, slowest, start = Worker(name), 0.0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["SERESNET_CACHE"] = f"{folder}/cache"  # nothing is remembered beyond this run
+        worker, slowest, start = Worker(name), 0.0, time.perf_counter()
         for number in range(seed, seed + count):
             path = CAMPAIGNS[name].write(Path(folder), random.Random(number))
             begin = time.perf_counter()
@@ -278,8 +280,8 @@ def run(name: str, count: int, seed: int) -> tuple[Counter[str], float, float]:
             found[outcome] += 1
             if outcome not in ("refused", "opened"):
                 print(f"seed {number}, {path.name}: {outcome}", flush=True)
-            path.unlink()
-    worker.process.kill()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        worker.process.kill()
     return found, time.perf_counter() - start, slowest
 
 

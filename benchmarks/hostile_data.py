@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tarfile
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,11 @@ FORMATS = {
 MODES = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "RGBA", "P", "1", "I;16"), "GIF": ("P",), "BMP": ("RGB", "1")}
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f")
 _images: list[bytes] = []
+
+
+def is_line(text: str) -> bool:
+    """Return whether a message is one line of characters that are harmless in a terminal; any kind of space is."""
+    return len(text) <= 1000 and all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
 
 
 def original_images() -> list[bytes]:
@@ -180,6 +186,6 @@ def open_index(path: Path) -> object:
     try:
         list(islice(expand([path]), 100))
     except SeresnetError as error:
-        if not str(error).isprintable():
+        if not is_line(str(error)):
             raise ValueError(f"not one printable line: {str(error)[:80]!r}") from None
     return open_labelled(path).classes

@@ -14,6 +14,7 @@ import seresnet
 # One floor per folder, from top to bottom: a folder may import itself and those below it.
 FLOORS = (
     "cli",
+    "serving",
     "recipes",
     "training",
     "benchmarking",

@@ -28,6 +28,7 @@ VERBS = {
     ),
     "eval": ("seresnet.cli.eval:evaluate", "DATA", "Evaluate a model on labelled images."),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
+    "serve": ("seresnet.cli.serve:serve", "", "Serve models over HTTP, with a page for people."),
     "pack": ("seresnet.cli.pack:pack", "DATA", "Pack labelled images into tar shards."),
     "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),
     "benchmark": (

@@ -11,6 +11,7 @@ from seresnet.errors import ConfigError
 EXTRAS = {
     **dict.fromkeys(("accelerate", "pydantic", "tensorboard", "matplotlib"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "h11", "python_multipart", "prometheus_client"), "serve"),
     **dict.fromkeys(("datasets", "pyarrow", "fsspec", "scipy"), "hub-data"),
 }
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -64,6 +65,26 @@ def growing_file(path: Path) -> Iterator[BinaryIO]:
     Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
     Path(temporary).replace(path)
     flush_folder(path.parent)
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most ``most`` bytes.
+
+    Raises OSError with the reason for what is missing, larger, or not a regular file: a pipe would wait without end,
+    and a device such as /dev/zero would fill the memory.
+    """
+    with open(path, "rb", opener=_opened_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        limit = f"{most // 10**6} MB" if most >= 10**6 else f"{most // 1000} kB"
+        raise OSError(errno.EINVAL, f"larger than {limit}", str(path))
+    return content
+
+
+def _opened_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def disk_full(error: BaseException | None) -> bool:

@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from seresnet.common.files import read_bounded
 from seresnet.data.dataset import ImageSet, Sample
 from seresnet.data.names import class_names
 from seresnet.data.walk import list_folder, suffix_of
 from seresnet.errors import DataError
 
 SOLUTION = "LOC_val_solution.csv"
+MAX_BYTES = 64_000_000  # of a file with the labels; LOC_val_solution.csv of 50,000 photographs has 1.9 MB
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _PLACES = ("", "devkit/data", "ILSVRC2012_devkit_t12/data", "ILSVRC2012_devkit_t12", "data")
 _IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
@@ -71,8 +73,10 @@ def validation_set(folder: Path, truth: Path, classes: Sequence[str] | None) -> 
 def _solution(path: Path) -> dict[str, str]:
     """Return the WordNet id of each photograph; its rows are ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        lines = read_bounded(path, MAX_BYTES).decode("utf-8-sig").splitlines()
+        rows = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(lines)}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, csv.Error):
         raise DataError(f"{path}: not the solution file of Kaggle's copy, with ImageId and PredictionString") from None
     return rows
@@ -92,7 +96,7 @@ def _ground_truth(path: Path) -> dict[str, str]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         ids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        numbers = [int(line) for line in path.read_text(encoding="ascii").split()]
+        numbers = [int(line) for line in read_bounded(path, MAX_BYTES).decode("ascii").split()]
         return {f"ILSVRC2012_val_{i:08d}": ids[number] for i, number in enumerate(numbers, 1)}
     except Exception as error:  # the reader of MATLAB files raises many kinds
         raise DataError(f"{path}: does not fit {meta} ({type(error).__name__}: {error})") from None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seresnet.common.files import read_bounded
 from seresnet.data.names import natural_key, split_named
 from seresnet.data.walk import list_folder
 from seresnet.errors import DataError
@@ -82,9 +83,7 @@ def index_path(shard: Path) -> Path:
 def read_json(path: Path, limit: int = TEXT_BYTES) -> Any:
     """Return what a JSON file says; None where there is none, it is not JSON, or larger than ``limit`` bytes."""
     try:
-        if path.stat().st_size > limit:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, limit))
     except OSError:
         return None
     except (ValueError, RecursionError):

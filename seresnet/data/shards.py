@@ -19,6 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from seresnet.common.files import read_bounded
 from seresnet.data.dataset import ImageSet, Sample, Target, TarImage
 from seresnet.data.layout import Found
 from seresnet.data.names import SPLITS, class_names, few, natural_key, nfc, split_named
@@ -194,9 +195,11 @@ def _samples(shards: Sequence[Shard], classes: Sequence[str], multi_label: bool)
 
 def _named_classes(file: Path) -> tuple[str, ...]:
     """Return the names of the classes that stand beside the shards."""
-    if file.stat().st_size > TEXT_BYTES:
-        raise DataError(f"{file}: {file.stat().st_size / 2**20:,.0f} MiB are not a list of class names")
-    text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
+    try:
+        content = read_bounded(file, TEXT_BYTES)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read as a list of class names ({error.strerror})") from None
+    text = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
     return tuple(nfc(name) for name in text.removesuffix("\n").split("\n"))
 
 

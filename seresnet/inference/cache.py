@@ -9,6 +9,7 @@ be written, or others could write to it, everything works without it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -32,6 +33,7 @@ from seresnet.errors import ConfigError
 FORMAT = 3  # of an entry; part of every key
 PART = 4 * 2**20  # bytes of a file that are hashed by one thread
 LIMIT = 2 * 2**30  # bytes
+LARGEST = 8 * 2**30  # bytes of a file that is hashed; a sparse file of 100 GB would take minutes
 LEFT_BEHIND_SECONDS = 3600.0  # after which an unfinished entry counts as that of a dead process
 ENTRY = "entry.json"
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -201,8 +203,10 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """Return a hash of a file: the SHA-256 of its parts' SHA-256s, which all cores take at once."""
-    starts = range(0, path.stat().st_size, PART)
+    """Return a hash of a file: the SHA-256 of its parts' SHA-256s, computed on all cores. Raises OSError."""
+    if (size := path.stat().st_size) > LARGEST:
+        raise OSError(errno.EFBIG, "more bytes than any model's file", str(path))
+    starts = range(0, size, PART)
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="seresnet-hash") as pool:
         parts = pool.map(lambda start: _digest_of_part(path, start), starts)
         return hashlib.sha256(b"".join(parts)).hexdigest()

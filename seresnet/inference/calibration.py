@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seresnet.common.files import read_bounded
+from seresnet.data.bounds import MAX_BYTES
 from seresnet.data.paths import expand
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import DataError
@@ -52,7 +54,7 @@ class Calibration:
             if not isinstance(source, str | PathLike | bytes):
                 return None
             try:
-                data = source if isinstance(source, bytes) else Path(source).read_bytes()
+                data = source if isinstance(source, bytes) else read_bounded(Path(source), MAX_BYTES)
             except (OSError, ValueError):
                 return None
             total.update(hashlib.sha256(data).digest())

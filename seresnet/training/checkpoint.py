@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,17 @@ def _not_a_state(state: object) -> str:
     for key, kinds in CONTENTS.items():
         if not isinstance(state[key], kinds):
             return f"its {key} is a {type(state[key]).__name__}"
-    known = {item.name for item in fields(TrainState)}
-    if set(state["state"]) != known or not all(type(value) in (int, float) for value in state["state"].values()):
+    known, progress = {item.name for item in fields(TrainState)}, state["state"]
+    if set(progress) != known or not all(
+        type(value) in (int, float) and isfinite(value) for value in progress.values()
+    ):
         return "its state does not tell how far the run is"
+    if not all(0 <= value < 2**53 for key, value in progress.items() if key != "best_score"):
+        return "its state tells of negative or huge numbers of epochs, steps or images"
+    if not all(
+        isinstance(row, dict) and all(type(value) in (int, float) for value in row.values()) for row in state["rows"]
+    ):
+        return "its rows are not those of a metrics.csv"
     if {"state", "param_groups"} - state["optimizer"].keys():
         return "its optimizer has no state"
     return ""
@@ -75,6 +84,38 @@ def check_same_tensors(saved: dict[str, Any], model: nn.Module, path: Path) -> N
             different = [str(key) for key in [*wanted, *found] if found.get(key) != wanted.get(key)]
             names = ", ".join(short(key, 60) for key in different[:3])
             raise SeresnetError(f"{path} holds other tensors than this network ({names}); give --out another folder")
+
+
+def check_same_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Raise SeresnetError unless the optimizer's state in a checkpoint fits: its groups, shapes, and finite numbers."""
+    reason = _optimizer_difference(saved["optimizer"], optimizer)
+    if reason:
+        raise SeresnetError(f"{path}: its optimizer state {reason}; nothing was changed: start again with --exist-ok")
+
+
+def _optimizer_difference(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> str:
+    wanted, parameters = (
+        optimizer.state_dict()["param_groups"],
+        [p for g in optimizer.param_groups for p in g["params"]],
+    )
+    groups, states = saved["param_groups"], saved["state"]
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return "has no parameter groups"
+    if [(group.keys(), group.get("params")) for group in groups] != [(each.keys(), each["params"]) for each in wanted]:
+        return "is of other parameters, or of another optimizer"
+    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+        return "is not a mapping for each parameter"
+    if states.keys() - set(range(len(parameters))):
+        return "is of parameters that there are not"
+    for index, state in states.items():
+        for key, value in state.items():
+            if not isinstance(value, Tensor | int | float | None):
+                return f"holds a {type(value).__name__} as {short(str(key), 40)}"
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameters[index].shape:
+                return f"has a {short(str(key), 40)} of another shape than its parameter"
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                return f"holds NaN or infinity as {short(str(key), 40)}"
+    return ""
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from seresnet.common.files import read_bounded
 from seresnet.errors import ConfigError
 
 
@@ -173,20 +174,18 @@ def _expected(schema: dict[str, Any]) -> str:
 
 
 NO_SETTINGS = ("data", "precision_used", "lr_used")  # what a run's config.json holds beside its settings
-MAX_CONFIG_BYTES = 2**20
+MAX_CONFIG_BYTES = 10**6
 
 
 def read_config(path: str | Path) -> tuple[TrainConfig, str]:
     """Return the settings and the data set of a previous run from its ``config.json``. Raises ConfigError."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-        if len(text) > MAX_CONFIG_BYTES:
-            raise ValueError("larger than 1 MB")
-        values = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give a run's config.json") from error
+        values = json.loads(read_bounded(path, MAX_CONFIG_BYTES))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a run's config.json") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path}: is not JSON; give a run's config.json") from None
     if not isinstance(values, dict) or not {"data", "model"} <= values.keys():
         raise ConfigError(f"{path}: is not a run's config.json; take the one beside last/ and best/")
     settings = {key: value for key, value in values.items() if key not in NO_SETTINGS}

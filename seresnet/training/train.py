@@ -25,12 +25,13 @@ from seresnet.data.open_dataset import open_data
 from seresnet.data.parallel import default_workers
 from seresnet.errors import DataError, DiskFullError
 from seresnet.training.auto_config import resolve_auto_settings
-from seresnet.training.checkpoint import check_same_run, check_same_tensors, load_state
+from seresnet.training.checkpoint import check_same_optimizer, check_same_run, check_same_tensors, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
 from seresnet.training.device import PRECISIONS, create_accelerator
 from seresnet.training.losses import balanced_weights
 from seresnet.training.messages import describe_class_weights, describe_run, warn_of_duplicates
 from seresnet.training.network import create_network, train_crop
+from seresnet.training.optim import create_optimizer
 from seresnet.training.ranks import broadcast_from_rank0, dead_ranks_as_errors, on_main_rank
 from seresnet.training.run_folder import RunFolder
 from seresnet.training.signals import TrainingStopped
@@ -123,6 +124,7 @@ def run(
     if checkpoint:  # before anything of the run is touched
         check_same_run(checkpoint["fingerprint"], fingerprint, out / "last" / "state.pt")
         check_same_tensors(checkpoint, model, out / "last" / "state.pt")
+        check_same_optimizer(checkpoint, create_optimizer(model, config), out / "last" / "state.pt")
     # The run's folder, and the loop
     folder = on_main_rank(accelerator, lambda: RunFolder(out, resume=resume, exist_ok=exist_ok))
     try:

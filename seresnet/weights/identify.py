@@ -54,7 +54,8 @@ def shapes_of(cfg: SEResNetConfig) -> Shapes:
 def declared(state: Mapping[str, Tensor]) -> tuple[int | None, int]:
     """Return how many classes (None: there is no classifier) and input channels the tensors are for."""
     head, stem = state.get("fc.weight"), state.get("conv1.weight", state.get("conv1.0.weight"))
-    classes = None if head is None else head.shape[0] if head.ndim == 2 else 1
+    head = state.get("fc.bias") if head is None else head
+    classes = None if head is None else head.shape[0] if head.ndim else 1
     return classes, 3 if stem is None or stem.ndim != 4 else stem.shape[1]
 
 
@@ -76,10 +77,10 @@ def identify(state: Mapping[str, Tensor], legacy: bool, path: Path, recorded: st
         )
     if not any(key.startswith("layer1.0.") for key in state):
         first = ", ".join(short(key, 40) for key in list(state)[:3])
-        raise WeightsError(f"{path}: its tensors ({first}, ...) are of no SE-ResNet known here; see `seresnet models`")
+        raise WeightsError(f"{path}: its tensors ({first}, ...) do not match any SE-ResNet; see `seresnet models`")
     nearest = nearest_architecture(state, legacy, recorded)
     reason = "; ".join(differences(state, _config_of(state, nearest)))
-    raise WeightsError(f"{path}: its tensors are of no SE-ResNet known here; from {nearest} they differ in: {reason}")
+    raise WeightsError(f"{path}: its tensors do not match any SE-ResNet; compared with {nearest}: {reason}")
 
 
 def matching_architectures(state: Mapping[str, Tensor], legacy: bool) -> list[str]:

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from seresnet.common.files import read_bounded
 from seresnet.common.text import one_line
 from seresnet.errors import ConfigError
 
@@ -44,9 +45,7 @@ def read_labels(given: str) -> tuple[list[str], list[str]]:
     try:
         if not path.is_file():
             raise ConfigError(f"labels {given}: no such file; give a text file with a name a line, or imagenet-1k")
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"labels {given}: {path.stat().st_size:,} bytes are too many for class names")
-        text = _decoded(path.read_bytes())
+        text = _decoded(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError) as error:
         raise ConfigError(f"labels {given}: cannot be read ({one_line(error)})") from None
     names = _from_json(text, given) if text.lstrip()[:1] in ("[", "{") else _from_lines(text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from seresnet.common.files import read_bounded
 from seresnet.common.text import one_line, printable
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
@@ -71,10 +72,10 @@ def read_model_config(path: Path, name: str) -> ModelConfig:
     Its fields may be at its top level or in ``pretrained_cfg``, as timm writes them.
     """
     try:
-        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
-            raise WeightsError(f"{path}: {size:,} bytes are too many for a config.json; give the right one")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError, MemoryError):
+        config = json.loads(read_bounded(path, MAX_CONFIG_BYTES).decode())
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); give a model directory") from None
+    except (ValueError, RecursionError, MemoryError):
         raise WeightsError(f"{path}: not readable as JSON; the file is damaged, download or save it again") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise WeightsError(f"{path}: names no architecture; give a model directory of timm or seresnet")

@@ -105,7 +105,9 @@ class _Machine:
         if not isinstance(container, _Container):
             raise PickleError("damaged: items for what holds none")
         if container.closed:
-            raise PickleError("it holds an object within itself, which no checkpoint does")
+            raise PickleError(
+                "it holds an object within itself, as torch.save(model) writes it; save model.state_dict()"
+            )
         container.depth = max(container.depth, _depth(items))
 
     def call(self, arguments: Any) -> None:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from seresnet.common.files import read_bounded
 from seresnet.errors import WeightsError
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.fetch import weights_file
@@ -89,7 +90,7 @@ def _from_hub(name: str, pretrained: bool, offline: bool | None) -> ModelSource:
 
 def _from_directory(directory: Path, pretrained: bool) -> ModelSource:
     directory = _of_run(directory)
-    if not (directory / "config.json").is_file():
+    if not (directory / "config.json").exists():
         raise WeightsError(f"{directory}: has no config.json; give a model directory, or the weights file itself")
     source = _source(read_model_config(directory / "config.json", str(directory)), str(directory))
     if not pretrained:
@@ -116,10 +117,12 @@ def _of_run(directory: Path) -> Path:
 def _names_architecture(config: Path) -> bool:
     """Return whether a ``config.json`` is a model's, not a training run's."""
     try:
-        if config.stat().st_size > MAX_CONFIG_BYTES:
-            return True  # and refused when it is read
-        read = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, MemoryError):
+        read = json.loads(read_bounded(config, MAX_CONFIG_BYTES))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # and refused when it is read
+    except (ValueError, RecursionError, MemoryError):
         return False
     return isinstance(read, dict) and "architecture" in read
 

@@ -1,8 +1,11 @@
 """A file is whole or not there, whatever happens while it is written."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from seresnet.common.files import atomic_file, atomic_folder, write_text
+from seresnet.common.files import atomic_file, atomic_folder, read_bounded, write_text
 
 
 def test_replaces_the_file_when_all_is_written(tmp_path):
@@ -53,3 +56,17 @@ def test_a_folder_that_fails_leaves_the_one_before(tmp_path):
         fail()
     assert (place / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_reading_is_bounded_and_waits_for_nobody(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"x" * 1000)
+    assert read_bounded(path, 1000) == b"x" * 1000
+    with pytest.raises(OSError, match="larger than 0 kB"):
+        read_bounded(path, 999)
+    with pytest.raises(FileNotFoundError):
+        read_bounded(tmp_path / "missing", 1000)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_bounded(other, 1000)

@@ -11,7 +11,7 @@ import pytest
 
 from seresnet.errors import ConfigError
 from seresnet.inference import cache as module
-from seresnet.inference.cache import Cache, cache_folder, cache_limit, key_of
+from seresnet.inference.cache import Cache, cache_folder, cache_limit, digest_of, key_of
 
 FACTS = {"labels": ["émeu", "cat"]}
 
@@ -256,3 +256,12 @@ def test_a_file_that_was_added_is_damage(cache):
     entry = cache.store("k", writer(), FACTS)
     (entry.folder / "model.onnx").write_bytes(b"planted")
     assert not cache.find("k").is_whole()
+
+
+def test_a_sparse_file_beyond_any_model_is_not_hashed(tmp_path):
+    """Hashing 100 GB of zeros takes minutes, before anything would refuse the file."""
+    path = tmp_path / "m.pth"
+    path.touch()
+    os.truncate(path, 100 << 30)
+    with pytest.raises(OSError, match="more bytes than any model's file"):
+        digest_of(path)

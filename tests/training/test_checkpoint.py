@@ -11,7 +11,7 @@ import torch
 
 import seresnet
 from seresnet.errors import SeresnetError
-from seresnet.training.checkpoint import check_same_tensors, load_state, save_state
+from seresnet.training.checkpoint import check_same_optimizer, check_same_tensors, load_state, save_state
 from seresnet.training.state import TrainState
 from tests.weights.nets import small
 
@@ -59,6 +59,11 @@ def test_a_state_comes_back_bit_for_bit_and_outlives_its_file(state, tmp_path) -
         (lambda state: {**state, "optimizer": {}}, "its optimizer has no state"),
         (lambda state: {**state, "state": {"epoch": 1}}, "does not tell how far"),
         (lambda state: {**state, "state": {**state["state"], "epoch": "x"}}, "does not tell how far"),
+        (lambda state: {**state, "state": {**state["state"], "loss_sum": float("nan")}}, "does not tell how far"),
+        (lambda state: {**state, "state": {**state["state"], "step": -5}}, "negative or huge"),
+        (lambda state: {**state, "state": {**state["state"], "epoch": 10**12 * 10**6}}, "negative or huge"),
+        (lambda state: {**state, "rows": [None]}, "its rows are not those"),
+        (lambda state: {**state, "rows": [{"epoch": [1]}]}, "its rows are not those"),
     ],
 )
 def test_what_is_no_state_is_refused(change, reason: str, state, tmp_path) -> None:
@@ -98,3 +103,29 @@ def test_tensors_of_another_network_are_named(state) -> None:
     for wrong in ({}, OrderedDict(list(state["model"].items())[1:]), {"fc.weight": 3}):
         with pytest.raises(SeresnetError, match="holds other tensors"):
             check_same_tensors({**state, "ema": wrong}, model, Path("state.pt"))
+
+
+def with_entry(state, **entry) -> dict[str, object]:
+    """Return the state with an entry of the first parameter's momentum changed."""
+    optimizer = state["optimizer"]
+    states = {**optimizer["state"], 0: {**optimizer["state"][0], **entry}}
+    return {**state, "optimizer": {**optimizer, "state": states}}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: with_entry(state, momentum_buffer=torch.zeros(3)), "of another shape"),
+        (lambda state: with_entry(state, momentum_buffer=torch.full((16, 3, 3, 3), float("nan"))), "NaN or infinity"),
+        (lambda state: with_entry(state, momentum_buffer="x"), "holds a str"),
+        (lambda state: {**state, "optimizer": {**state["optimizer"], "state": "x"}}, "not a mapping"),
+        (lambda state: {**state, "optimizer": {**state["optimizer"], "state": {10_000: {}}}}, "that there are not"),
+        (lambda state: {**state, "optimizer": {**state["optimizer"], "param_groups": None}}, "no parameter groups"),
+        (lambda state: {**state, "optimizer": {**state["optimizer"], "param_groups": []}}, "of other parameters"),
+    ],
+)
+def test_an_optimizer_state_that_does_not_fit_is_refused(change, reason: str, state) -> None:
+    optimizer = torch.optim.SGD(small().parameters(), lr=0.1, momentum=0.9)
+    check_same_optimizer(state, optimizer, Path("state.pt"))
+    with pytest.raises(SeresnetError, match=reason):
+        check_same_optimizer(change(state), optimizer, Path("state.pt"))

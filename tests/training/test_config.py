@@ -103,7 +103,7 @@ def test_a_config_file_is_read_back(tmp_path):
     ("text", "message"),
     [
         (None, "cannot be read"),
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("[1]", "is not a run's config.json"),
         ('{"architecture": "seresnet20"}', "is not a run's config.json"),
         ('{"data": "x", "model": "seresnet20", "lr": "fast"}', "lr cannot be 'fast'"),

@@ -128,7 +128,7 @@ def test_released_files_are_known_by_name() -> None:
 
 def test_a_foreign_file(tmp_path) -> None:
     torch.save(nn.Linear(3, 3).state_dict(), tmp_path / "linear.pth")
-    with pytest.raises(WeightsError, match=r"its tensors \(weight, bias, \.\.\.\) are of no SE-ResNet known here"):
+    with pytest.raises(WeightsError, match=r"its tensors \(weight, bias, \.\.\.\) do not match any SE-ResNet"):
         seresnet.create_model(tmp_path / "linear.pth", pretrained=True)
 
 

@@ -62,7 +62,7 @@ CRAFTED = {
         changed(tag=1)[:-1] + ', "x": ' + "[" * 5000 + "]" * 5000 + "}",
         "not readable as JSON",
     ),
-    "17 MB": (" " * 17_000_000, "17,000,000 bytes are too many for a config.json"),
+    "17 MB": (" " * 17_000_000, "cannot be read (larger than 16 MB)"),
 }
 
 

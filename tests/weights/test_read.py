@@ -159,7 +159,7 @@ def test_tensors_that_are_no_plain_numbers(tmp_path) -> None:
     torch.save({**small().state_dict(), "fc.weight": torch.zeros(10, 64, dtype=torch.int8)}, path)
     assert "fc.weight holds torch.int8" in refusal(path)
     torch.save({**small().state_dict(), "fc.bias": np.float64(3.0)}, path)
-    assert "from seresnet20 they differ in: 1 missing (fc.bias)" in refusal(path)
+    assert "compared with seresnet20: 1 missing (fc.bias)" in refusal(path)
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
@@ -180,7 +180,7 @@ def test_keys_and_shapes_that_do_not_fit_are_named(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({key: value for key, value in state.items() if "layer2.0.conv1" not in key}, path)
     assert "1 missing (layer2.0.conv1.weight)" in refusal(path, arch="seresnet20")
-    assert "from seresnet20 they differ in: 1 missing (layer2.0.conv1.weight)" in refusal(path)
+    assert "compared with seresnet20: 1 missing (layer2.0.conv1.weight)" in refusal(path)
     save_file({**state, "layer1.0.bias": torch.zeros(3)}, path)
     assert "1 unknown (layer1.0.bias)" in refusal(path, arch="seresnet20")
     save_file({**state, "layer3.2.bn2.bias": torch.zeros(63)}, path)
@@ -286,3 +286,13 @@ def test_memory_is_bounded_by_twice_the_file(tmp_path) -> None:
     _, *peaks = map(int, printed.split())  # the first one also brings in modules
     size = paths[1].stat().st_size
     assert len(peaks) == 3 and max(peaks) < 2.3 * size, [peak / size for peak in peaks]
+
+
+def test_a_whole_pickled_model_is_refused_with_the_way_out(tmp_path) -> None:
+    path = tmp_path / "seresnet20.pth"
+    torch.save(small(), path)
+    assert "save its state_dict() alone" in refusal(path) and "nothing was run" in refusal(path)
+    model = seresnet.create_model("seresnet20")
+    model.itself = [model]  # as hooks and schedulers refer to a model
+    torch.save(model, path)
+    assert "state_dict()" in refusal(path)

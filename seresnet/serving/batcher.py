@@ -1,0 +1,158 @@
+"""Dynamic batching: inputs wait in a queue, and one thread runs them on an engine, several at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seresnet.engines.base import Engine
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input's output, with the milliseconds that it waited and those that its batch took."""
+
+    values: Array
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class QueuedInput:
+    """An input (C, H, W) that waits for its batch."""
+
+    pixels: Array
+    output: str  # "logits" or "features"
+    deadline: float  # of time.monotonic
+    answer: asyncio.Future[Row]
+    queued_at: float
+
+    def is_wanted(self, now: float) -> bool:
+        """Return whether someone still waits for the answer, and its deadline has not passed."""
+        return now < self.deadline and not self.answer.done()
+
+    def joins(self, first: QueuedInput) -> bool:
+        """Return whether it can be in one batch with another."""
+        return self.output == first.output and self.pixels.shape == first.pixels.shape
+
+
+class Batcher:
+    """Runs inputs on an engine in batches. One thread; `put` is called from the event loop.
+
+    - `max_batch`: inputs that run together.
+    - `max_wait`: seconds that an input waits for others.
+    """
+
+    def __init__(self, engine: Engine, max_batch: int, max_wait: float) -> None:
+        self.engine, self.max_batch, self.max_wait = engine, max_batch, max_wait
+        # Is told the size of each batch and its seconds.
+        self.observe: Callable[[int, float], None] = lambda size, seconds: None
+        self._waiting: deque[QueuedInput] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="seresnet-engine", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Return how many inputs wait for a batch."""
+        return len(self._waiting)
+
+    def put(self, pixels: Array, output: str, deadline: float) -> asyncio.Future[Row]:
+        """Queue an input (C, H, W), and return the future of its answer; an input whose future is cancelled never runs.
+
+        - `output`: "logits" or "features".
+        - `deadline`: a time of ``time.monotonic`` at which the answer is of no use any more.
+        """
+        answer = asyncio.get_running_loop().create_future()
+        with self._changed:
+            self._waiting.append(QueuedInput(pixels, output, deadline, answer, time.monotonic()))
+            self._changed.notify()
+        return answer
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Answer what waits, end the thread, and return whether it ended within ``timeout`` seconds."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            started = time.monotonic()
+            try:
+                outcome: list[Any] = list(self._compute(batch))
+            except Exception as error:  # whatever an engine raises is the answer of this batch, and the next one runs
+                outcome = [error] * len(batch)
+            seconds = time.monotonic() - started
+            self.observe(len(batch), seconds)
+            answers = [
+                value
+                if isinstance(value, Exception)
+                else Row(value, 1000 * (started - item.queued_at), 1000 * seconds, len(batch))
+                for item, value in zip(batch, outcome, strict=True)
+            ]
+            _deliver(batch, answers)
+
+    def _compute(self, batch: list[QueuedInput]) -> Array:
+        run = self.engine.logits if batch[0].output == "logits" else self.engine.embed
+        return run(np.stack([item.pixels for item in batch]))  # (N, C, H, W)
+
+    def _next_batch(self) -> list[QueuedInput]:
+        """Wait for inputs, and return those of the next batch; an empty list when the batcher was closed."""
+        with self._changed:
+            while True:
+                self._drop_unwanted()
+                if self._waiting:
+                    left = self._waiting[0].queued_at + self.max_wait - time.monotonic()
+                    if left <= 0 or len(self._waiting) >= self.max_batch or self._closed:
+                        return self._take()
+                    self._changed.wait(left)
+                elif self._closed:
+                    return []
+                else:
+                    self._changed.wait()
+
+    def _drop_unwanted(self) -> None:
+        now = time.monotonic()
+        while self._waiting and not self._waiting[0].is_wanted(now):
+            self._waiting.popleft()
+
+    def _take(self) -> list[QueuedInput]:
+        """Take the first input, and those behind it that can run with it."""
+        now, batch = time.monotonic(), [self._waiting.popleft()]
+        while self._waiting and len(batch) < self.max_batch:
+            if self._waiting[0].is_wanted(now):
+                if not self._waiting[0].joins(batch[0]):
+                    break
+                batch.append(self._waiting[0])
+            self._waiting.popleft()
+        return batch
+
+
+def _deliver(batch: list[QueuedInput], answers: list[Row | Exception]) -> None:
+    """Set the futures of a batch, on their event loop: one call for all of them."""
+
+    def set_answers() -> None:
+        for item, answer in zip(batch, answers, strict=True):
+            if item.answer.done():  # the client left meanwhile
+                continue
+            if isinstance(answer, Exception):
+                item.answer.set_exception(answer)
+            else:
+                item.answer.set_result(answer)
+
+    loop = batch[0].answer.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(set_answers)

@@ -1,0 +1,116 @@
+"""One line for each request on stderr, as text or JSON: never what was in an image, a file name or a query."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import queue
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from seresnet.common.text import short
+
+log = logging.getLogger("seresnet").getChild("requests")
+QUEUED_LINES = 10_000  # more are dropped while stderr is not read
+
+
+@dataclass
+class RequestRecord:
+    """What is noted of one request."""
+
+    request_id: str
+    method: str
+    path: str
+    client: str
+    route: str = "other"
+    status: int = 499  # where no response was sent: the client closed its connection
+    duration_ms: float = 0.0
+    queue_ms: float | None = None
+    images: int = 0
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each line as a JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower()}
+        request = getattr(record, "request", None)
+        if isinstance(request, RequestRecord):
+            fields |= {
+                "request_id": request.request_id,
+                "client": request.client,
+                "method": request.method,
+                "path": request.path,
+                "status": request.status,
+                "duration_ms": round(request.duration_ms, 2),
+                "queue_ms": None if request.queue_ms is None else round(request.queue_ms, 2),
+                "images": request.images,
+            }
+        else:
+            fields["message"] = record.getMessage()
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+class TextFormatter(logging.Formatter):
+    """Writes each line as plain text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        request = getattr(record, "request", None)
+        if isinstance(request, RequestRecord):
+            waited = "" if request.queue_ms is None else f", waited {request.queue_ms:.1f} ms"
+            text = (
+                f"{request.client} {request.method} {request.path} {request.status}"
+                f" {request.duration_ms:.1f} ms{waited} {request.request_id}"
+            )
+        else:
+            text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return f"{_time(record)} {text}"
+
+
+def start_logging(log_format: str) -> logging.handlers.QueueListener:
+    """Write what the server logs to stderr, from a thread: a reader of stderr that stalls does not stop the server.
+
+    - `log_format`: "text" or "json".
+
+    Return the listener, which is stopped at the end.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    lines: queue.Queue[Any] = queue.Queue(QUEUED_LINES)
+    listener = logging.handlers.QueueListener(lines, handler)
+    package = logging.getLogger("seresnet")
+    package.handlers = [_DroppingHandler(lines)]
+    package.propagate = False
+    log.setLevel(logging.INFO)
+    listener.start()
+    return listener
+
+
+class _DroppingHandler(logging.handlers.QueueHandler):
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            return
+
+
+def log_request(record: RequestRecord) -> None:
+    """Log one request."""
+    record.path = short(record.path, 200)
+    log.info("request", extra={"request": record})
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

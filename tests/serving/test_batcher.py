@@ -1,0 +1,135 @@
+"""The queue: which inputs run together, which never run, and what happens when an engine fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from seresnet.errors import ConfigError
+from seresnet.serving.batcher import Batcher
+from tests.serving.running import GatedEngine
+
+FAR = 1e12  # a deadline that never comes
+
+
+def inputs(count: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(count).normal(size=(count, 3, size, size)).astype(np.float32)
+
+
+@pytest.fixture
+def engine(clf):
+    return GatedEngine(clf.engine)
+
+
+@pytest.fixture
+def batcher(engine):
+    found = Batcher(engine, max_batch=4, max_wait=0.002)
+    yield found
+    engine.gate.set()
+    assert found.close(10)
+
+
+async def all_of(futures):
+    return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def test_each_input_gets_its_own_output(batcher, clf):
+    x = inputs(11)
+
+    async def run():
+        return await all_of([batcher.put(row, "logits", FAR) for row in x])
+
+    rows = asyncio.run(run())
+    np.testing.assert_allclose([row.values for row in rows], clf.engine.logits(x), rtol=1e-4, atol=1e-5)
+    assert sum(1 / row.batch_size for row in rows) == pytest.approx(len(batcher.engine.sizes))
+
+
+def test_what_comes_during_a_batch_is_the_next_batch(batcher, engine):
+    async def run():
+        engine.gate.clear()
+        futures = [batcher.put(inputs(1)[0], "logits", FAR)]
+        await asyncio.to_thread(engine.started.acquire)
+        futures += [batcher.put(row, "logits", FAR) for row in inputs(6)]
+        engine.gate.set()
+        return await all_of(futures)
+
+    rows = asyncio.run(run())
+    assert engine.sizes == [1, 4, 2] == [rows[0].batch_size, rows[1].batch_size, rows[5].batch_size]
+
+
+def test_an_input_waits_for_others(engine):
+    batcher = Batcher(engine, max_batch=2, max_wait=20.0)
+
+    async def run():
+        first = batcher.put(inputs(1)[0], "logits", FAR)
+        await asyncio.sleep(0.05)
+        assert engine.sizes == [] and len(batcher) == 1
+        return await all_of([first, batcher.put(inputs(1)[0], "logits", FAR)])
+
+    asyncio.run(run())
+    assert engine.sizes == [2] and batcher.close(10)
+
+
+def test_other_outputs_and_shapes_run_apart_and_in_order(batcher, engine, clf):
+    small, large = inputs(2), inputs(2, 40)
+
+    async def run():
+        engine.gate.clear()
+        blocked = batcher.put(small[0], "logits", FAR)
+        await asyncio.to_thread(engine.started.acquire)
+        futures = [
+            batcher.put(small[0], "features", FAR),
+            batcher.put(small[1], "features", FAR),
+            batcher.put(large[0], "logits", FAR),
+            batcher.put(small[1], "logits", FAR),
+        ]
+        engine.gate.set()
+        return await all_of([blocked, *futures])
+
+    rows = asyncio.run(run())
+    assert engine.sizes == [1, 2, 1, 1]
+    np.testing.assert_allclose(rows[2].values, clf.engine.embed(small[1:])[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rows[3].values, clf.engine.logits(large[:1])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_input_that_nobody_waits_for_is_not_computed(batcher, engine):
+    async def run():
+        engine.gate.clear()
+        blocked = batcher.put(inputs(1)[0], "logits", FAR)
+        await asyncio.to_thread(engine.started.acquire)
+        left, late, wanted = (
+            batcher.put(inputs(1)[0], "logits", FAR),
+            batcher.put(inputs(1)[0], "logits", time.monotonic() - 1),
+            batcher.put(inputs(1)[0], "logits", FAR),
+        )
+        left.cancel()
+        engine.gate.set()
+        await all_of([blocked, wanted])
+        return late
+
+    late = asyncio.run(run())
+    assert engine.sizes == [1, 1] and not late.done()
+
+
+def test_an_engine_that_fails_answers_its_batch_and_goes_on(batcher, engine):
+    async def run():
+        bad, good = inputs(1)[0][:2], inputs(1)[0]  # two channels are too few for the network
+        return await all_of([batcher.put(bad, "logits", FAR), batcher.put(good, "logits", FAR)])
+
+    failed, fine = asyncio.run(run())
+    assert isinstance(failed, ConfigError) and "must be (N, 3, H, W)" in str(failed)
+    assert fine.values.shape == (10,)
+
+
+def test_closing_answers_what_waits(engine):
+    batcher = Batcher(engine, max_batch=8, max_wait=30.0)
+
+    async def run():
+        futures = [batcher.put(row, "logits", FAR) for row in inputs(3)]
+        assert await asyncio.to_thread(batcher.close, 10)
+        return await all_of(futures)
+
+    assert [row.batch_size for row in asyncio.run(run())] == [3, 3, 3]
