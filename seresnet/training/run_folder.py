@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -16,6 +16,7 @@ from seresnet.common.files import atomic_file, remove_leftovers, write_text
 from seresnet.common.plots import BLUE, GREY, new_figure, tidy
 from seresnet.data.image_hashes import FILE as TRAIN_IMAGES
 from seresnet.errors import SeresnetError
+from seresnet.training.signals import TrainingStopped
 
 COLUMNS = (
     "epoch",
@@ -51,9 +52,9 @@ class LogFile(logging.FileHandler):
 
 
 class RunFolder:
-    """The files of one run. An existing run is only continued, or overwritten where ``exist_ok``."""
+    """The files of one run, a context manager. An existing run is only continued, or overwritten where ``exist_ok``."""
 
-    def __init__(self, out: Path, *, resume: bool, exist_ok: bool) -> None:
+    def __init__(self, out: Path, resume: bool, exist_ok: bool) -> None:
         self.out = out
         self.rows: list[dict[str, float]] = []
         self._lock = lock_folder(out, may_hold_files=resume or exist_ok)
@@ -62,6 +63,16 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TrainingStopped):
+            log.info("%s", error)
+        elif error is not None:
+            self.log_end(error)
+        self.close()
 
     def _open(self, resume: bool) -> None:
         """Refuse links, remove what an earlier run left, and open the log and the events."""
