@@ -31,7 +31,7 @@ from seresnet.training.network import freeze_batch_norm
 from seresnet.training.non_finite import NonFiniteGuard, check_finite
 from seresnet.training.optim import learning_rate
 from seresnet.training.ranks import sum_over_ranks
-from seresnet.training.run_folder import RunFolder, draw_curves
+from seresnet.training.run_folder import RunFolder
 from seresnet.training.signals import StopSignal, TrainingStopped
 from seresnet.training.state import TrainState
 from seresnet.training.step import TrainStep
@@ -187,12 +187,11 @@ class Trainer:
         self.write_models(folder, row, improved)
 
     def write_models(self, folder: RunFolder, row: dict[str, float], improved: bool) -> None:
-        """Write a row of ``metrics.csv``, the curves, and the models."""
+        """Write a row of ``metrics.csv``, and the models."""
         folder.add_epoch(row)
         save(self.train_step.ema_model(), folder.out / "last")
         if improved:
             save(self.train_step.ema_model(), folder.out / "best")
-        draw_curves(folder.rows, folder.out / "curves.png", self.config.model)
 
     def out_of_patience(self) -> bool:
         """Return whether the validation metric has not improved for ``patience`` epochs."""
