@@ -31,9 +31,9 @@ def model(tmp_path_factory) -> Path:
 class Process:
     """A server in a process of its own, and what it wrote to stderr so far."""
 
-    def __init__(self, *arguments: str | Path) -> None:
+    def __init__(self, *arguments: str | Path, cwd: Path | None = None) -> None:
         command = [sys.executable, "-m", "seresnet", "serve", "--port", "0", "--offline", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=cwd)
         self.lines: list[str] = []
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr))
         self.reader.start()
