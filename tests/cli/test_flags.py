@@ -22,6 +22,8 @@ FLAGS = {
         " --workers --resume --exist-ok --offline"
     ),
     "explain": "--out --model --label --device --offline",
+    "embed": "--out --model --normalize --batch-size --device --engine --precision --workers --offline",
+    "search": "--topk --sheet --model --device --offline",
     "serve": (
         "--model --host --port --max-batch --max-wait-ms --max-queue --timeout-s --max-body-mb --max-megapixels"
         " --max-connections --read-timeout-s --drain-s --api-key-file --cors --log-format --device --engine --precision"
