@@ -141,7 +141,7 @@ def run(
             if hashes[0] is not None:
                 write_hashes(out, hashes[0])
             sizes = [each.crop.preprocess.input_size[1] for each in (train_data, val_data)]
-            describe_run(config, train_set, val_set, sizes, precision, str(accelerator.device))
+            describe_run(config, train_set, val_set, sizes, precision, device_name(accelerator))
             if weights is not None:
                 describe_class_weights(weights, train_set.classes)
             warn_of_duplicates(train_set, val_set, *hashes)
@@ -233,6 +233,11 @@ def progress_on(shown: bool) -> Iterator[Callable[..., None]]:
         return
     with Progress() as progress:
         yield lambda stage, done, total: progress.update(stage, done, total)
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """Return the device as messages name it: the ranks of a CPU are all on the same one."""
+    return "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
 
 
 def finish(accelerator: Accelerator) -> None:

@@ -36,6 +36,7 @@ from seresnet.training.mixup import Mixup
 from seresnet.training.network import freeze_batch_norm, shard_dropout
 from seresnet.training.non_finite import NonFiniteGuard, check_finite, l1_norm
 from seresnet.training.optim import create_optimizer, learning_rate, set_learning_rate
+from seresnet.training.precise_bn import PreciseBatchNorm
 from seresnet.training.ranks import average_across_ranks, sum_over_ranks
 from seresnet.training.run_folder import RunFolder, draw_curves
 from seresnet.training.signals import StopSignal, TrainingStopped
@@ -92,6 +93,8 @@ class Trainer:
             **{key: getattr(config, key) for key in ("pad", "hflip", "rotation", "random_erasing_prob")},
         ).to(self.device)
         self.mixup = Mixup(config.mixup, config.cutmix)
+        precise = config.precise_bn and not config.freeze_bn
+        self.precise_bn = PreciseBatchNorm(train_data, model, self.augment, accelerator) if precise else None
         self.loss = ImageLoss(config, multi_label, class_weights).to(self.device)
         self.val_loss = ImageLoss(replace(config, label_smoothing=0.0, bce_threshold=None), multi_label)
         self.score = "val_map" if multi_label else "val_top1"  # the metric that `best/` is chosen by
@@ -109,6 +112,8 @@ class Trainer:
             while self.state.epoch < self.config.epochs and not self.out_of_patience():
                 start = time.perf_counter()
                 self.train_epoch()
+                if self.precise_bn:
+                    self.precise_bn.update(self.ema_model())
                 metrics = self.validate(self.ema_model())
                 self.epoch_seconds.append(time.perf_counter() - start)
                 self.end_epoch(metrics)
