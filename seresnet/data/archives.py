@@ -34,7 +34,9 @@ log = logging.getLogger("seresnet")
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_RATIO = 100  # unpacked bytes for each byte of the archive: photographs are compressed already
 FREE_BYTES = 2**28  # that any archive may unpack to, whatever its size
-FREE_MEMBERS = 20_000  # that any archive may have, and as many of these may be empty
+FREE_MEMBERS = 20_000  # that any archive may have
+MAX_FOLDERS = 50_000  # ImageNet-21k has 21,841 classes
+MAX_EMPTY_FILES = 500  # no image is empty, and writing many files takes time
 BYTES_PER_MEMBER = 64  # of the archive, for each further member: the smallest images are larger
 _CHUNK = 2**20
 _DAMAGED = (
@@ -91,16 +93,18 @@ def _extract(archive: Path, folder: Path) -> None:
     size = archive.stat().st_size
     room = max(FREE_BYTES, MAX_RATIO * size)
     free = shutil.disk_usage(folder).free
-    written = empty = 0
+    written = empty = folders = 0
     for number, (name, is_folder, file) in enumerate(_members(archive, folder), 1):
-        if number > FREE_MEMBERS + size // BYTES_PER_MEMBER or empty > FREE_MEMBERS:
+        if number > FREE_MEMBERS + size // BYTES_PER_MEMBER or folders > MAX_FOLDERS:
             raise DataError(f"{archive}: has more members than an archive of images of its size; unpack it yourself")
+        if empty > MAX_EMPTY_FILES:
+            raise DataError(f"{archive}: has more than {MAX_EMPTY_FILES:,} empty files; unpack it yourself")
         path = _safe_name(archive, name)
         if any(map(is_hidden, path.parts)):
             continue
         if is_folder:
             (folder / path).mkdir(parents=True, exist_ok=True)
-            empty += 1
+            folders += 1
             continue
         if file is None:
             raise DataError(f"{archive}: {name!r} is a link or a device; only folders and files are unpacked")

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seresnet.data.walk import IMAGE_SUFFIXES, is_image_file, suffix_of
 from seresnet.errors import DataError, ImageError
 
@@ -122,20 +125,22 @@ class ImageSet:
                 counts[index] += 1
         return counts
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, hashes: NDArray[np.uint64] | None = None) -> str:
         """Return a SHA-256 over class names, images and targets: the same for the same data in another place.
 
-        Of each image file the name, the size and the bytes at both ends count, so that a changed file is seen.
+        Each image counts with its name and its content: its hash in ``hashes`` ``(N,)``, see `image_hashes`; where they
+        are None, the size and the bytes at both ends of its file.
         """
         digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         if isinstance(self.samples, Stream):
             digest.update(f"\0{self.samples.fingerprint()}".encode())
             return digest.hexdigest()
-        for image, target in self.samples:
-            if isinstance(image, Path):
-                key, state = image.relative_to(self.root).as_posix(), _file_state(image)
+        for i, (image, target) in enumerate(self.samples):
+            key = image.relative_to(self.root).as_posix() if isinstance(image, Path) else image.key
+            if hashes is not None:
+                state = str(hashes[i])
             else:
-                key, state = image.key, image.state()
+                state = _file_state(image) if isinstance(image, Path) else image.state()
             digest.update(f"\0{key}\0{target}\0{state}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase  # batch norms of every kind, synchronized ones among them
 from torch.utils.checkpoint import checkpoint
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Let batch norms in training mode normalise by their batch without moving their running statistics."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
+class FrozenStatistics(AbstractContextManager[None]):
+    """Let batch norms in training mode normalise by their batch without moving their running statistics.
+
+    It can be entered again, as torch does where a second derivative runs a block a third time.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [m for m in module.modules() if isinstance(m, _NormBase)]
+        self.kept: list[list[tuple[float | None, Tensor | None]]] = []
+
+    def __enter__(self) -> None:
+        self.kept.append([(norm.momentum, norm.num_batches_tracked) for norm in self.norms])
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.kept.pop(), strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
@@ -33,7 +39,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), frozen_statistics(block)
+        return nullcontext(), FrozenStatistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 

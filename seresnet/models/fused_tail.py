@@ -21,16 +21,20 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from seresnet.models.squeeze_excite import SqueezeExcite
 
+PLAIN = (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.ReLU, nn.Sigmoid, SqueezeExcite)
+FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in PLAIN}  # before anybody replaces one
+
 
 def can_fuse(u: Tensor, norm: nn.Module, se: nn.Module, act: nn.Module, *between: nn.Module) -> bool:
     """Return whether `fused_bn_se_add_relu` can replace these modules: plain ones, in training, without hooks.
 
     ``u`` is what the last convolution outputs, ``act`` the block's last activation, and ``between`` stand modules that
-    have to be identities. Anything else - a subclass, an adapter, a hook on a module or on all of them, a transform of
-    ``torch.func``, forward-mode differentiation, tracing - needs the modules themselves. So does a compiler, which
-    fuses by itself, and better. On GPUs it has not been measured, and is not used.
+    have to be identities. Anything else - a subclass, an adapter, a hook on a module or on all of them, a subclass of
+    tensors, a transform of ``torch.func``, forward-mode differentiation, tracing, a mode of ``torch.overrides`` - needs
+    the modules themselves; so do a batch that batch norm refuses, and parameters of 16 bits, in which sums would be
+    rounded. So does a compiler, which fuses by itself, and better. On GPUs it has not been measured, and is not used.
     """
-    if not norm.training or not torch.is_grad_enabled() or not _is_plain_tensor(u):
+    if not norm.training or not torch.is_grad_enabled() or not _is_plain_batch(u):
         return False
     if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.momentum is None:
         return False
@@ -40,14 +44,31 @@ def can_fuse(u: Tensor, norm: nn.Module, se: nn.Module, act: nn.Module, *between
         return False
     if type(se.act) is not nn.ReLU or type(se.sigmoid) is not nn.Sigmoid or _has_any_global_hook():
         return False
-    return not any(_is_watched(m) for m in (norm, se, se.fc1, se.act, se.fc2, se.sigmoid, act, *between))
-
-
-def _is_plain_tensor(u: Tensor) -> bool:
-    """Return whether a tensor is one of memory on the CPU, and nothing is being traced or transformed."""
-    if type(u) is not Tensor or u.device.type != "cpu" or torch.compiler.is_compiling() or is_tracing():
+    if any(_is_changed(m) for m in (norm, se, se.fc1, se.act, se.fc2, se.sigmoid, act, *between)):
         return False
-    return peek_interpreter_stack() is None and forward_ad._current_level < 0
+    return _are_plain_parameters(u, norm.weight, norm.bias, se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
+
+
+def _is_plain_batch(u: Tensor) -> bool:
+    """Return whether a tensor is a batch in the CPU's memory with two values a channel, and nothing traces it."""
+    if type(u) is not Tensor or u.device.type != "cpu":
+        return False
+    if torch.compiler.is_compiling() or is_tracing() or peek_interpreter_stack() is not None:
+        return False
+    if u.dim() != 4 or u.numel() <= u.shape[1]:
+        return False
+    modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
+    return forward_ad._current_level < 0 and modes == 0
+
+
+def _are_plain_parameters(u: Tensor, *parameters: Tensor | None) -> bool:
+    """Return whether parameters are tensors of memory in one dtype of 32 bits or more: that of ``u``, or autocast's."""
+    if any(type(p) is not nn.Parameter and type(p) is not Tensor for p in parameters):
+        return False
+    dtypes = {p.dtype for p in parameters if p is not None}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        return False
+    return u.dtype in dtypes or torch.is_autocast_enabled("cpu")
 
 
 def _is_plain_conv(conv: nn.Module) -> bool:
@@ -57,17 +78,20 @@ def _is_plain_conv(conv: nn.Module) -> bool:
     return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Return whether a module has hooks of any kind, or another ``forward`` than its class."""
+def _is_changed(module: nn.Module) -> bool:
+    """Return whether a module has hooks of any kind, or another method than its class was written with."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks) or "forward" in module.__dict__
+    if hooks or any(name in module.__dict__ for name in ("forward", "gate", "_conv_forward", "_call_impl")):
+        return True
+    return type(module).forward is not FORWARDS.get(type(module))
 
 
 def fused_bn_se_add_relu(u: Tensor, shortcut: Tensor, norm: nn.BatchNorm2d, se: SqueezeExcite) -> Tensor:
     """Return ``relu(se(norm(u)) + shortcut)``, all ``(N, C, H, W)``, and move the statistics of ``norm``."""
     if norm.num_batches_tracked is not None and norm.track_running_stats:
         norm.num_batches_tracked.add_(1)
-    statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+    kept = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
+    statistics = (*kept, norm.momentum, norm.eps)
     matrices = (se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias)
     return _FusedBnSeAddRelu.apply(u, shortcut, norm.weight, norm.bias, *matrices, statistics)
 
@@ -94,7 +118,9 @@ class _FusedBnSeAddRelu(torch.autograd.Function):
         running_mean, running_var, momentum, eps = statistics
         v, mean, scale = torch.native_batch_norm(u, weight, bias, running_mean, running_var, True, momentum, eps)
         squeezed, hidden, gate = _excitation(v, weight, w1, b1, w2, b2)
-        y = (v * gate.to(v.dtype)).add_(shortcut).relu_()
+        y = v * gate.to(v.dtype)
+        # In place where a block is anti-aliased, see `Bottleneck.forward`; under autocast dtypes can differ
+        y = y.to(torch.promote_types(y.dtype, shortcut.dtype)).add_(shortcut).relu_()
         ctx.save_for_backward(u, y, weight, bias, w1, b1, w2, b2, mean, scale, squeezed, hidden, gate)
         ctx.eps = eps
         return y

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from seresnet.models.config import POOL_TYPES
 
 
-class GlobalPool(nn.Module):
+class GlobalPool2d(nn.Module):
     """Pool ``(N, C, H, W)`` to ``(N, C)``: by the mean, the maximum, half the sum of both, or both side by side.
 
     ``pool_type`` is ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"`` (gives ``(N, 2 C)``) or ``""`` (no pooling: the
-    feature map stays as it is). Raises ValueError for another.
+    feature map stays as it is). Raises ValueError for another. fastai cuts a network at ``*Pool2d``.
     """
 
     def __init__(self, pool_type: str = "avg") -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from seresnet.models.blocks import BLOCKS, Block, Spacing, dropped
 from seresnet.models.checkpointing import checkpointed_blocks
 from seresnet.models.config import SEResNetConfig
-from seresnet.models.pooling import GlobalPool
+from seresnet.models.pooling import GlobalPool2d
 
 # No postponed annotations: torch.fx writes those of `forward` into its code, where TorchScript reads them.
 
@@ -113,7 +113,7 @@ class SEResNet(nn.Module):
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"layer{index + 1}"})
 
         self.num_features = width
-        self.global_pool = GlobalPool(cfg.global_pool)
+        self.global_pool = GlobalPool2d(cfg.global_pool)
         self.head_hidden_size = width * self.global_pool.feat_mult()
         self.fc: nn.Module = nn.Linear(self.head_hidden_size, cfg.num_classes) if cfg.num_classes else nn.Identity()
         self.init_weights()
@@ -239,12 +239,12 @@ class SEResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one of ``num_classes`` outputs (0: none), and forget the labels.
 
-        ``global_pool`` is a kind of `GlobalPool`; None keeps the present one, and gives a network without pooling its
+        ``global_pool`` is a kind of `GlobalPool2d`; None keeps the present one, and gives a network without pooling its
         mean where it gets classes. Raises ValueError for an explicit ``""`` with classes.
         """
         if global_pool is None:
             global_pool = self.global_pool.pool_type or ("avg" if num_classes else "")
-        pool = GlobalPool(global_pool)
+        pool = GlobalPool2d(global_pool)
         if pool.pool_type == "" and num_classes:
             raise ValueError(f"global_pool '' leaves a feature map: no {num_classes} classes can follow; use 'avg'")
         like = next(self.parameters())

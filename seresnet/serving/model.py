@@ -48,7 +48,7 @@ class ServedModel:
         self.num_features = 0  # known when it was warmed up
         self.pending = 0  # images that were admitted and not yet answered
         self._decoders = decoders
-        self._seconds_per_image = 0.0  # while there is a queue; 0: not known yet
+        self._seconds_per_image = 0.0  # while there is a queue; measured first when the model is warmed up
 
     def check_room(self, images: int = 1) -> None:
         """Raise `Problem` 503 where the queue has no room, or an answer would come too late."""
@@ -92,12 +92,11 @@ class ServedModel:
 
     def _learn(self, ahead: int, images: int, seconds: float) -> None:
         """Note how long images took that had others ahead of them: what the next ones will have to wait."""
+        seen = seconds / (ahead + images)
         if ahead >= self.settings.max_batch:
-            seen = seconds / (ahead + images)
-            known = self._seconds_per_image or seen
-            self._seconds_per_image = known + SMOOTHING * (seen - known)
+            self._seconds_per_image += SMOOTHING * (seen - self._seconds_per_image)
         elif ahead == 0:
-            self._seconds_per_image *= 1 - SMOOTHING  # an idle server forgets how busy it was
+            self._seconds_per_image = min(self._seconds_per_image, seen)  # no longer as busy as it was
 
     async def _image(self, file: bytes, output: str, deadline: float) -> Output:
         loop = asyncio.get_running_loop()
@@ -121,7 +120,10 @@ class ServedModel:
         sizes = {1, min(2, self.settings.max_batch)}
         if height * width <= SMALL_PIXELS:
             sizes.add(self.settings.max_batch)
-        with ThreadPoolExecutor(len(sizes), thread_name_prefix="seresnet-warm-up") as pool:
-            blank = [np.zeros((size, channels, height, width), np.float32) for size in sorted(sizes)]
-            list(pool.map(self.classifier.logits, blank))
+        blank = [np.zeros((size, channels, height, width), np.float32) for size in sorted(sizes)]
+        for batch in blank:
+            self.classifier.logits(batch)
+        began = time.monotonic()
+        self.classifier.logits(blank[-1])
+        self._seconds_per_image = (time.monotonic() - began) / len(blank[-1])
         self.num_features = self.classifier.engine.embed(blank[0]).shape[1]

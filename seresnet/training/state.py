@@ -10,6 +10,21 @@ import numpy as np
 import torch
 
 
+class StepTotals(NamedTuple):
+    """The sums of one step over all ranks."""
+
+    loss: float
+    correct: float
+    norm: float  # of gradients and batch-norm statistics: finite where all of them are
+    images: float
+    stop_signals: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss, the gradients and the batch-norm statistics of every rank are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
 @dataclass
 class TrainState:
     """How far a run is: everything in a checkpoint that is not a tensor."""
@@ -23,6 +38,14 @@ class TrainState:
     seconds: float = 0.0  # spent on training, over all sessions
     best_score: float = -1.0  # of the validation metric that `best/` is chosen by
     best_epoch: int = 0  # when it was reached
+
+    def add_step(self, totals: StepTotals) -> None:
+        """Count a finished step, and its images where the step was finite."""
+        if totals.is_finite:
+            self.loss_sum += totals.loss
+            self.correct += round(totals.correct)
+            self.images += round(totals.images)
+        self.batch, self.step = self.batch + 1, self.step + 1
 
     def start_from(self, loss: float, top1: float, metrics: dict[str, float], score: float) -> dict[str, float]:
         """Take the scores of the linear probe as the ones to improve on, and return its row in ``metrics.csv``."""
@@ -40,21 +63,6 @@ class TrainState:
         row |= {"train_top1": self.correct / images, **metrics}
         self.loss_sum, self.correct, self.images = 0.0, 0, 0
         return row | {"images_per_s": images_per_s, "seconds": self.seconds}
-
-
-class StepTotals(NamedTuple):
-    """The sums of one step over all ranks."""
-
-    loss: float
-    correct: float
-    norm: float  # of gradients and batch-norm statistics: finite where all of them are
-    images: float
-    stop_signals: float
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether the loss, the gradients and the batch-norm statistics of every rank are finite."""
-        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 def seed_torch(seed: int, step: int, micro: int) -> None:

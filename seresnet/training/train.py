@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import itertools
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from seresnet.common.files import disk_full
-from seresnet.common.progress import Progress
 from seresnet.data.augment import TrainCrop
-from seresnet.data.dataset import ImageSet, hold_out
-from seresnet.data.image_hashes import Hashes, image_hashes, write_hashes
+from seresnet.data.dataset import ImageSet
+from seresnet.data.image_hashes import Hashes, write_hashes
 from seresnet.data.loader import Loader
-from seresnet.data.open_dataset import open_data
-from seresnet.data.parallel import default_workers
-from seresnet.errors import DataError, DiskFullError
+from seresnet.errors import DiskFullError
+from seresnet.models.resnet import SEResNet
 from seresnet.training.auto_config import resolve_auto_settings
 from seresnet.training.checkpoint import check_same_optimizer, check_same_run, check_same_tensors, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
-from seresnet.training.device import PRECISIONS, create_accelerator
+from seresnet.training.device import PRECISIONS, create_accelerator, device_name
 from seresnet.training.losses import balanced_weights
 from seresnet.training.messages import describe_class_weights, describe_run, warn_of_duplicates
 from seresnet.training.network import create_network, train_crop
 from seresnet.training.optim import create_optimizer
 from seresnet.training.ranks import broadcast_from_rank0, dead_ranks_as_errors, on_main_rank
+from seresnet.training.run_data import create_loader, fill_cache, hash_images, open_run_data
 from seresnet.training.run_folder import RunFolder
-from seresnet.training.signals import TrainingStopped
+from seresnet.training.state import TrainState
 from seresnet.training.trainer import Trainer
-
-log = logging.getLogger("seresnet")
 
 
 @dataclass(frozen=True)
@@ -101,143 +93,88 @@ def run(
     offline: bool | None,
 ) -> TrainResult:
     """Set the run up on this rank, and go through it. As `train`."""
+    state_file = out / "last" / "state.pt"
     # The data
-    train_set, val_set = open_splits(config, data, offline)
-    images, multi_label = len(train_set.samples), train_set.multi_label
+    train_set, val_set = open_run_data(config, data, offline)
     hashes = broadcast_from_rank0(accelerator, lambda: hash_images(train_set, val_set))
+    multi_label = train_set.multi_label
     # The checkpoint, the network and the settings
-    checkpoint = broadcast_from_rank0(accelerator, lambda: load_state(out / "last" / "state.pt")) if resume else None
+    checkpoint = broadcast_from_rank0(accelerator, lambda: load_state(state_file)) if resume else None
     model = create_network(config, train_set.classes, multi_label, offline)
     saved = checkpoint["config"] if checkpoint else None
-    config = resolve_auto_settings(config, model, images, multi_label, accelerator, saved)
-    train_data = loader(config, train_set, train_crop(config, model.preprocess), accelerator)
-    val_data = loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
-    fingerprint = {
+    config = resolve_auto_settings(config, model, len(train_set.samples), multi_label, accelerator, saved)
+    train_data = create_loader(config, train_set, train_crop(config, model.preprocess), accelerator)
+    val_data = create_loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
+    fingerprint = run_fingerprint(config, model, train_set, train_data, hashes[0])
+    if checkpoint:  # before anything of the run is touched
+        check_same_run(checkpoint["fingerprint"], fingerprint, state_file)
+        check_same_tensors(checkpoint, model, state_file)
+        check_same_optimizer(checkpoint, create_optimizer(model, config), state_file)
+    # The run's folder, and the loop
+    with on_main_rank(accelerator, lambda: RunFolder(out, resume, exist_ok)) or nullcontext() as folder:
+        weights = (
+            balanced_weights(train_set.counts(), len(train_set.samples), multi_label) if config.class_weights else None
+        )
+        parts = (config, model, train_data, val_data, accelerator, folder, fingerprint)
+        trainer = Trainer(*parts, multi_label=multi_label, class_weights=weights)
+        if folder:
+            write_start(folder, trainer, str(data), (train_set, val_set), hashes)
+        for loader, name in ((train_data, "training images"), (val_data, "validation images")):
+            fill_cache(loader, name, quiet=folder is None)
+        state = trainer.run(checkpoint)
+        last_score = folder.rows[-1][trainer.score] if folder else state.best_score
+        return create_result(out, trainer.score, state, last_score)
+
+
+def run_fingerprint(
+    config: TrainConfig, model: SEResNet, train_set: ImageSet, train_data: Loader, hashes: Hashes | None
+) -> dict[str, Any]:
+    """Return what a resumed run must have in common with the one that wrote the checkpoint."""
+    return {
         "model": config.model,
         "classes": list(train_set.classes),
-        "data": train_set.fingerprint(),
-        "images": None if hashes[0] is None else hashlib.sha256(hashes[0].tobytes()).hexdigest(),
+        "data": train_set.fingerprint(hashes),
         "input_size": list(model.preprocess.input_size),
         "train_size": train_data.crop.preprocess.input_size[1],
         "global_batch_size": config.global_batch_size,
     }
-    if checkpoint:  # before anything of the run is touched
-        check_same_run(checkpoint["fingerprint"], fingerprint, out / "last" / "state.pt")
-        check_same_tensors(checkpoint, model, out / "last" / "state.pt")
-        check_same_optimizer(checkpoint, create_optimizer(model, config), out / "last" / "state.pt")
-    # The run's folder, and the loop
-    folder = on_main_rank(accelerator, lambda: RunFolder(out, resume=resume, exist_ok=exist_ok))
-    try:
-        weights = balanced_weights(train_set.counts(), images, multi_label) if config.class_weights else None
-        trainer = Trainer(
-            *(config, model, train_data, val_data, accelerator, folder, fingerprint),
-            multi_label=multi_label,
-            class_weights=weights,
-        )
-        if folder:
-            precision = PRECISIONS[accelerator.mixed_precision]
-            extras = dict(zip(NO_SETTINGS, (str(data), precision, config.peak_lr), strict=True))
-            folder.write_config(config.to_dict() | extras)
-            if hashes[0] is not None:
-                write_hashes(out, hashes[0])
-            sizes = [each.crop.preprocess.input_size[1] for each in (train_data, val_data)]
-            describe_run(config, train_set, val_set, sizes, precision, device_name(accelerator))
-            if weights is not None:
-                describe_class_weights(weights, train_set.classes)
-            warn_of_duplicates(train_set, val_set, *hashes)
-        for each, name in ((train_data, "training images"), (val_data, "validation images")):
-            fill(each, name, quiet=folder is None)
-        state = trainer.run(checkpoint)
-        last_score = folder.rows[-1][trainer.score] if folder else state.best_score
-    except BaseException as error:
-        if folder and isinstance(error, TrainingStopped):
-            log.info("%s", error)
-        elif folder:
-            folder.log_end(error)
-        raise
-    finally:
-        if folder:
-            folder.close()
+
+
+def write_start(
+    folder: RunFolder,
+    trainer: Trainer,
+    data: str,
+    splits: tuple[ImageSet, ImageSet],
+    hashes: tuple[Hashes | None, Hashes | None],
+) -> None:
+    """Write the settings and the hashes of the training images, and log what is about to happen."""
+    config, accelerator = trainer.config, trainer.accelerator
+    precision = PRECISIONS[accelerator.mixed_precision]
+    extras = dict(zip(NO_SETTINGS, (data, precision, config.peak_lr), strict=True))
+    folder.write_config(config.to_dict() | extras)
+    if hashes[0] is not None:
+        write_hashes(folder.out, hashes[0])
+    sizes = [loader.crop.preprocess.input_size[1] for loader in (trainer.train_data, trainer.val_data)]
+    describe_run(config, *splits, sizes, precision, device_name(accelerator))
+    weights = trainer.train_step.loss.class_weights
+    if weights is not None:
+        describe_class_weights(weights, splits[0].classes)
+    warn_of_duplicates(*splits, *hashes)
+
+
+def create_result(out: Path, score: str, state: TrainState, last_score: float) -> TrainResult:
+    """Return the outcome of a run that reached ``state``."""
     return TrainResult(
         out=out,
         last=out / "last",
         best=out / "best",
-        score=trainer.score,
+        score=score,
         best_score=state.best_score,
         last_score=last_score,
         best_epoch=state.best_epoch,
         epochs=state.epoch,
         seconds=state.seconds,
     )
-
-
-def open_splits(config: TrainConfig, data: str | Path, offline: bool | None) -> tuple[ImageSet, ImageSet]:
-    """Return the training and the validation images. Raises DataError where there is nothing to learn or to measure."""
-    splits = open_data(data, offline)
-    train_set, val_set = splits.train, splits.validation
-    if len(train_set.classes) < 2 and not train_set.multi_label:
-        raise DataError(
-            f"{train_set}: has one class only ({train_set.classes[0]}); training needs two or more: "
-            "give the folder that holds one sub-folder for each class"
-        )
-    if val_set is None:
-        train_set, val_set = hold_out(splits.train, config.val_fraction, config.seed)
-    if len(val_set.samples) == 0:
-        raise DataError(
-            f"{train_set}: no image is left for validation, since no class has two images; "
-            "add images, or a validation folder beside the training folder"
-        )
-    return train_set, val_set
-
-
-def hash_images(train_set: ImageSet, val_set: ImageSet) -> tuple[Hashes | None, Hashes | None]:
-    """Return the content hashes of the training and the validation images."""
-    found: list[Hashes | None] = []
-    for name, images in (("training", train_set), ("validation", val_set)):
-        with progress_on(True) as show:
-            on_image = functools.partial(show, f"hashing {name} images", total=len(images.samples))
-            found.append(image_hashes(images.samples, on_image))
-    return found[0], found[1]
-
-
-def loader(config: TrainConfig, folder: ImageSet, crop: TrainCrop, accelerator: Accelerator) -> Loader:
-    """Return the loader of this rank's part of ``folder``."""
-    world = accelerator.num_processes
-    return Loader(
-        samples=folder.samples,
-        crop=crop,
-        batch_size=config.global_batch_size // world // config.grad_accum_steps,
-        workers=config.workers if config.workers is not None else default_workers(),
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world=world,
-        num_classes=len(folder.classes) if folder.multi_label else None,
-        repeated_aug=config.repeated_aug,
-    )
-
-
-def fill(loader: Loader, name: str, *, quiet: bool) -> None:
-    """Decode the images once into memory, where they fit."""
-    if not loader.fits_in_memory():
-        return
-    total, done = len(loader.samples), itertools.count(1)
-    with progress_on(not quiet) as show:
-        loader.fill_cache(lambda: show(f"decoding {name}", next(done), total))
-
-
-@contextmanager
-def progress_on(shown: bool) -> Iterator[Callable[..., None]]:
-    """Yield what shows progress: a stage, what is done, and of how much; a bar on a terminal, else nothing."""
-    if not shown or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
-        return
-    with Progress() as progress:
-        yield lambda stage, done, total: progress.update(stage, done, total)
-
-
-def device_name(accelerator: Accelerator) -> str:
-    """Return the device as messages name it: the ranks of a CPU are all on the same one."""
-    return "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
 
 
 def finish(accelerator: Accelerator) -> None:

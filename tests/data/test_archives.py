@@ -151,6 +151,15 @@ def test_a_bomb_is_stopped_by_its_count(tmp_path, cache, monkeypatch):
     assert left_behind(cache) == []
 
 
+def test_many_empty_files_are_no_data_set(tmp_path, cache):
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        for i in range(600):
+            tar.addfile(member(f"x/{i}.jpg"))
+    with pytest.raises(DataError, match="more than 500 empty files"):
+        open_data(tmp_path / "data.tar")
+    assert left_behind(cache) == []
+
+
 def test_a_header_that_would_fill_the_memory_is_refused(tmp_path):
     with tarfile.open(tmp_path / "data.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
         info = member("x/a.jpg")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from seresnet.models.features import FeatureNet
-from seresnet.models.pooling import GlobalPool
+from seresnet.models.pooling import GlobalPool2d
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import build
 from tests.models.pairs import difference, images, make_pair, our_key
@@ -116,7 +116,7 @@ def test_every_pooling_equals_timms(arch: str, pool: str) -> None:
 
 def test_other_poolings_are_refused() -> None:
     with pytest.raises(ValueError, match="'median': use 'avg'"):
-        GlobalPool("median")
+        GlobalPool2d("median")
     with pytest.raises(ValueError, match="num_classes=0"):
         build("seresnet18", global_pool="")
     assert build("seresnet18", global_pool="", num_classes=0).eval()(images(1, 32, 32)).shape == (1, 512, 1, 1)

@@ -88,8 +88,13 @@ class GatedEngine:
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.gate, self.sizes = engine, threading.Event(), []
-        self.started = threading.Semaphore(0)
         self.gate.set()
+        self.forget()
+
+    def forget(self) -> None:
+        """Count batches from now on."""
+        self.sizes.clear()
+        self.started = threading.Semaphore(0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -124,6 +129,8 @@ def running(
         state = ServerState(chosen, served, ServerMetrics(), keys)
         for model in served.values():
             model.warm_up()
+            if isinstance(model.classifier.engine, GatedEngine):
+                model.classifier.engine.forget()
             state.metrics.watch(model)
         server = DrainingServer(state)
         port = int(listen(sock, chosen).rpartition(":")[2])

@@ -43,31 +43,31 @@ def record_losses(path: Path) -> None:
 
 def die_in_step(number: int, micro: int, way: str) -> None:
     """End this process in step ``number`` (from 1), between the passes of micro-batch ``micro`` (from 0)."""
-    from seresnet.training.trainer import Trainer
+    from seresnet.training.step import TrainStep
 
-    forward = Trainer.forward
+    forward = TrainStep.forward
 
-    def fatal(self, batch, uniform, which):
-        result = forward(self, batch, uniform, which)
-        if (self.state.step + 1, which) == (number, micro):
+    def fatal(self, batch, uniform, step, which):
+        result = forward(self, batch, uniform, step, which)
+        if (step + 1, which) == (number, micro):
             die(way)
         return result
 
-    Trainer.forward = fatal
+    TrainStep.forward = fatal
 
 
 def signal_in_step(number: int, signum: int) -> None:
     """Send this process a signal in step ``number`` (from 1), as it would come from outside."""
-    from seresnet.training.trainer import Trainer
+    from seresnet.training.step import TrainStep
 
-    forward = Trainer.forward
+    forward = TrainStep.forward
 
-    def signalled(self, batch, uniform, which):
-        if (self.state.step + 1, which) == (number, 0):
+    def signalled(self, batch, uniform, step, which):
+        if (step + 1, which) == (number, 0):
             os.kill(os.getpid(), signum)
-        return forward(self, batch, uniform, which)
+        return forward(self, batch, uniform, step, which)
 
-    Trainer.forward = signalled
+    TrainStep.forward = signalled
 
 
 def die_in_write(number: int, share: float) -> None:

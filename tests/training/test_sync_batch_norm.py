@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from seresnet.models.checkpointing import frozen_statistics
+from seresnet.models.checkpointing import FrozenStatistics
 from seresnet.training import sync_batch_norm as sync_norm
 from seresnet.training.sync_batch_norm import SyncedBatchNorm2d, convert_sync_batch_norm
 from tests.networks import tiny
@@ -89,7 +89,7 @@ def test_on_a_gpu_it_is_torchs_own():
 def test_recomputation_leaves_the_statistics_alone(monkeypatch):
     monkeypatch.setattr(sync_norm.dist, "all_reduce", lambda tensor: None)
     norm = SyncedBatchNorm2d.like(nn.BatchNorm2d(4))
-    with frozen_statistics(norm):
+    with FrozenStatistics(norm):
         norm(torch.randn(3, 4, 5, 5))
     assert torch.equal(norm.running_mean, torch.zeros(4))
     assert int(norm.num_batches_tracked) == 0
