@@ -64,6 +64,7 @@ def create_loader(config: TrainConfig, images: ImageSet, crop: TrainCrop, accele
         world=world,
         num_classes=len(images.classes) if images.multi_label else None,
         repeated_aug=config.repeated_aug,
+        **({"max_pixels": int(config.max_megapixels * 1e6)} if config.max_megapixels else {}),
     )
 
 
