@@ -34,7 +34,7 @@ import torch.utils.tensorboard
 
 import seresnet.cli.train  # noqa: F401
 from seresnet.cli import run as command
-from seresnet.training import trainer as loop
+from seresnet.training import run_folder
 from seresnet.training.checkpoint import load_state
 from seresnet.training.train import train  # noqa: F401
 from seresnet.weights.create import create_model
@@ -75,7 +75,7 @@ class Bench:
                 torch.set_num_threads(1)
                 driver.record_losses(self.folder / f"{Path(name).name}.losses")
                 driver.checkpoint_every(EVERY)
-                loop.draw_curves = lambda *arguments: None
+                run_folder.draw_curves = lambda *arguments: None
                 hooks()
                 arguments = ["train", self.folder / "data", "--recipe", "debug", "--batch-size", "8", "--device", "cpu"]
                 settings = [part for pair in SETTINGS for part in ("--set", pair)]

@@ -120,9 +120,9 @@ class ServedModel:
         sizes = {1, min(2, self.settings.max_batch)}
         if height * width <= SMALL_PIXELS:
             sizes.add(self.settings.max_batch)
-        with ThreadPoolExecutor(len(sizes), thread_name_prefix="seresnet-warm-up") as pool:
-            blank = [np.zeros((size, channels, height, width), np.float32) for size in sorted(sizes)]
-            list(pool.map(self.classifier.logits, blank))
+        blank = [np.zeros((size, channels, height, width), np.float32) for size in sorted(sizes)]
+        for batch in blank:
+            self.classifier.logits(batch)
         began = time.monotonic()
         self.classifier.logits(blank[-1])
         self._seconds_per_image = (time.monotonic() - began) / len(blank[-1])

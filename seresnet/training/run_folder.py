@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ COLUMNS = (
     "seconds",
 )
 LOCK = ".lock"
+CURVES_INTERVAL = 30.0  # seconds between two drawings of the curves: one takes as long as an epoch of a small run
 ENTRIES = ("log.txt", "config.json", "metrics.csv", "curves.png", TRAIN_IMAGES, "last", "best", "last/state.pt")
 
 log = logging.getLogger("seresnet")
@@ -57,6 +59,8 @@ class RunFolder:
     def __init__(self, out: Path, resume: bool, exist_ok: bool) -> None:
         self.out = out
         self.rows: list[dict[str, float]] = []
+        self._title = ""
+        self._undrawn, self._drawn_at = False, time.monotonic()  # rows that the curves lack, and when they were drawn
         self._lock = lock_folder(out, may_hold_files=resume or exist_ok)
         try:
             self._open(resume)
@@ -72,7 +76,14 @@ class RunFolder:
             log.info("%s", error)
         elif error is not None:
             self.log_end(error)
-        self.close()
+        try:
+            if self._undrawn:
+                self._draw()
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self.close()
 
     def _open(self, resume: bool) -> None:
         """Refuse links, remove what an earlier run left, and open the log and the events."""
@@ -96,12 +107,16 @@ class RunFolder:
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write the resolved settings."""
+        self._title = str(values["model"])
         write_text(self.out / "config.json", json.dumps(values, indent=2) + "\n")
 
     def add_epoch(self, row: dict[str, float]) -> None:
-        """Add the metrics of an epoch to the table and the TensorBoard events."""
+        """Add the metrics of an epoch to the table, the TensorBoard events and, every 30 seconds, the curves."""
         self.rows.append(row)
         self._write_rows()
+        self._undrawn = True
+        if time.monotonic() - self._drawn_at > CURVES_INTERVAL:
+            self._draw()
         for key in COLUMNS[2:]:
             if key in row:
                 self._events.add_scalar(key, row[key], int(row["step"]))
@@ -109,8 +124,12 @@ class RunFolder:
 
     def restore(self, rows: list[dict[str, float]]) -> None:
         """Restore the table to what it was at a checkpoint."""
-        self.rows = list(rows)
+        self.rows, self._undrawn = list(rows), bool(rows)
         self._write_rows()
+
+    def _draw(self) -> None:
+        draw_curves(self.rows, self.out / "curves.png", self._title)
+        self._undrawn, self._drawn_at = False, time.monotonic()
 
     def _write_rows(self) -> None:
         text = io.StringIO()
@@ -162,7 +181,8 @@ def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
     """Draw loss and accuracy over the epochs, with the learning rate below, as a PNG."""
     epochs = [row["epoch"] for row in rows]
     multi_label = "val_map" in rows[0]
-    figure = new_figure(11, 4.2, title)
+    figure = new_figure(11, 4.2, title, layout="none")
+    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.12, top=0.84, wspace=0.22)
     for axes, parts, label in zip(
         figure.subplots(1, 3, width_ratios=(3, 3, 2)),
         (("train_loss", "val_loss"), ("val_map",) if multi_label else ("train_top1", "val_top1"), ("lr",)),
@@ -174,6 +194,7 @@ def draw_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
             name = {"train": "training", "val": "validation"}.get(key.split("_")[0], "")
             axes.plot(epochs, values, color=color, label=name or None, marker="o" if len(rows) == 1 else None)
         axes.set_xlabel("epoch")
+        axes.locator_params(axis="x", integer=True)
         axes.set_title(label, fontsize=10)
         tidy(axes)
         if len(parts) == 2:

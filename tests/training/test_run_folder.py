@@ -6,6 +6,7 @@ import pytest
 from filelock import FileLock
 
 from seresnet.errors import SeresnetError
+from seresnet.training import run_folder
 from seresnet.training.run_folder import LOCK, RunFolder, draw_curves
 
 
@@ -67,6 +68,23 @@ def test_a_model_may_have_any_name_in_the_title(tmp_path):
     row = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "train_top1": 0.5, "val_top1": 0.5, "lr": 0.1}
     draw_curves([row], tmp_path / "curves.png", r"m$\frac$")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curves_are_drawn_from_time_to_time_and_at_the_end(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(run_folder, "draw_curves", lambda rows, path, title: drawn.append((len(rows), title)))
+    row = {"epoch": 1, "step": 1, "train_loss": 1.0, "val_loss": 1.0, "train_top1": 0.5, "val_top1": 0.5, "lr": 0.1}
+    with pytest.raises(SeresnetError), RunFolder(tmp_path / "run", resume=False, exist_ok=False) as folder:
+        folder.write_config({"model": "seresnet20"})
+        folder.add_epoch(row)
+        assert drawn == []
+        monkeypatch.setattr(run_folder, "CURVES_INTERVAL", 0.0)
+        folder.add_epoch(row)
+        assert drawn == [(2, "seresnet20")]
+        monkeypatch.setattr(run_folder, "CURVES_INTERVAL", 1000.0)
+        folder.add_epoch(row)
+        raise SeresnetError("not finite in 3 steps")
+    assert drawn == [(2, "seresnet20"), (3, "seresnet20")]
 
 
 def test_the_lock_is_an_ordinary_one(tmp_path):

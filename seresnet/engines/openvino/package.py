@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 CONVERTER = "openvino.tools.ovc"  # of other frameworks' models
+_lock = threading.Lock()
 
 
 def import_openvino() -> ModuleType:
@@ -33,7 +35,6 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
-@cache
 def openvino_core() -> Any:
     """Return the one ``openvino.Core`` of this process, which lives until its end.
 
@@ -41,5 +42,16 @@ def openvino_core() -> Any:
     Core goes, and restores the previous one only if no other Core has come in between (seen with 2026.4.1). After two
     Cores have come and gone, the thread can be left with an unmapped stack, and the next signal that Python handles,
     such as Ctrl-C or SIGTERM, ends the process with a segmentation fault.
+
+    Its table of NumPy's types is made when it is first used, and two threads that use it first at the same time wait
+    for each other for ever, with the interpreter's lock held (seen with 2026.4.1). So it is used here, by one thread.
     """
-    return import_openvino().Core()
+    with _lock:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    openvino: Any = import_openvino()
+    openvino.Type.f32.to_dtype()
+    return openvino.Core()

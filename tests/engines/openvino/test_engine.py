@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -252,3 +253,33 @@ print("alive")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["handled", "alive"]), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_first_use_may_be_by_several_threads_at_once() -> None:
+    """OpenVINO's table of NumPy's types, first used by two threads, would hang both; each fork is a first use."""
+    program = """
+import os, signal, sys, threading
+from seresnet.engines.openvino.package import import_openvino, openvino_core
+ov = import_openvino()
+sys.setswitchinterval(1e-6)
+def use():
+    barrier.wait()
+    openvino_core()
+    ov.Type.f32.to_dtype()
+hung = 0
+for _ in range(10):
+    if not (child := os.fork()):
+        signal.alarm(20)  # the interpreter's lock is held: nothing in Python could end the wait
+        barrier = threading.Barrier(8)
+        threads = [threading.Thread(target=use, daemon=True) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os._exit(0)
+    hung += os.waitpid(child, 0)[1] != 0
+print(hung)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "0", done.stderr
