@@ -49,6 +49,7 @@ class TrainConfig:
     drop_rate: DropRate | None = None  # dropout before the classifier; None: the network's own
     drop_path_rate: DropRate = 0.0
     freeze_bn: bool | Literal["auto"] = False  # keep batch norm's statistics; auto: pretrained, batches under 4 images
+    precise_bn: bool = False  # statistics of the evaluated model from up to 1,024 training images (arXiv 2105.07576)
     linear_probe: bool = False  # fit the classifier to the features first, and start from it (arXiv 2202.10054)
     grad_checkpointing: bool = False  # recompute each block in backward: less memory, more time
     zero_init_last: bool = True  # from scratch: start the last batch norm of each block at zero
@@ -70,6 +71,7 @@ class TrainConfig:
     repeated_aug: Annotated[int, Field(ge=1, le=64)] = 1  # copies of each image in a batch, each with its own crop
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha of the beta distribution of lam; 0: off
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha; with both, each batch takes one of them at random
+    max_megapixels: Annotated[float, Field(ge=0.001, le=1e6)] | None = None  # larger images are skipped; None: 178.9
     val_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.1  # held out of train where there is no validation set
     # optimization
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 100  # 0: the linear probe alone
