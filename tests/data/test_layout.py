@@ -89,6 +89,16 @@ def test_evaluation_takes_test_or_else_validation_or_else_train_and_says_which(t
         (["cat/1.jpg", "dog/1.heic"], "class folders without an image: dog"),
         (["train/cat/1.jpg", "Train/cat/1.jpg"], "are both the train split"),
         (["val/cat/1.jpg", "dev/cat/1.jpg", "train/cat/1.jpg"], "are both the validation split"),
+        ([f"{c}/{s}/1.jpg" for c in ("cat", "dog") for s in ("train", "test")], r"put the splits above .*/train/cat"),
+        (
+            [f"{s}{i}/{c}/1.jpg" for c in ("cat", "dog") for s, i in (("train", 1), ("val", 1))],
+            "look like splits or folds",
+        ),
+        ([f"Fold_{i}/{c}/1.jpg" for c in ("cat", "dog") for i in (1, 2, 3)], "look like splits or folds"),
+        ([f"train/{c}/1.jpg" for c in ("Cat", "dog")] + ["val/cat/1.jpg"], "'cat' is 'Cat' there: rename one"),
+        ([f"train/{c}/1.jpg" for c in ("cat ", "dog")] + ["val/cat/1.jpg"], "'cat' is 'cat ' there: rename one"),
+        (["-1/1.jpg", "0/1.jpg", "1/1.jpg"], r"test_what.*: label -1 is not a class"),
+        (["inner.zip"], r"holds inner\.zip and no class folders; unpack it"),
         (["labels.csv"], r"to use the list in it, give .*labels\.csv"),
     ],
 )
@@ -240,3 +250,63 @@ def test_a_changed_image_changes_the_fingerprint(tmp_path):
     before = open_data(root).train.fingerprint()
     fill(root, "cat/1.jpg", data=jpeg((30, 200, 30)))
     assert open_data(root).train.fingerprint() != before
+
+
+def tiny_imagenet(root: Path) -> Path:
+    ids = ("n01443537", "n01629819", "n02123045")
+    fill(root, *(f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in ids for i in (0, 1)), "test/images/test_0.JPEG")
+    fill(root, *(f"train/{wnid}/{wnid}_boxes.txt" for wnid in ids), "wnids.txt", data=b"x")
+    fill(root / "val" / "images", *(f"val_{i}.JPEG" for i in (0, 1, 2, 10)))
+    truth = {0: ids[2], 1: ids[0], 2: ids[1], 10: ids[2]}
+    lines = [f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n" for i, wnid in truth.items()]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+def test_tiny_imagenet_as_it_is_published(tmp_path, caplog):
+    found = open_data(tiny_imagenet(tmp_path))
+    assert found.train.classes == found.validation.classes == ("n01443537", "n01629819", "n02123045")
+    assert [(path.name, target) for path, target in found.validation.samples] == [
+        *(("val_0.JPEG", 2), ("val_1.JPEG", 0), ("val_2.JPEG", 1), ("val_10.JPEG", 2))
+    ]
+    images = open_labelled(tmp_path)
+    assert images.split == "validation" and len(images.samples) == 4
+    assert "the test split is left out: its images lie in one folder, images" in caplog.text
+
+
+def test_tiny_imagenet_with_a_photograph_that_is_not_annotated(tmp_path):
+    fill(tiny_imagenet(tmp_path), "val/images/val_3.JPEG")
+    with pytest.raises(DataError, match=r"val_3\.JPEG: is not named in .*val_annotations\.txt"):
+        open_data(tmp_path)
+
+
+def test_tiny_imagenet_sorted_into_class_folders_by_a_script(tmp_path):
+    tiny_imagenet(tmp_path)
+    (tmp_path / "val" / "images" / "val_0.JPEG").unlink()
+    fill(tmp_path / "val", "n02123045/val_0.JPEG", "n01443537/val_1.JPEG")
+    for path in (tmp_path / "val" / "images").iterdir():
+        path.unlink()
+    (tmp_path / "val" / "images").rmdir()
+    assert [target for _, target in open_data(tmp_path).validation.samples] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("Cat", "cat", "dog"), "'Cat' and 'cat' differ in case"),
+        (("01", "1", "2"), "'01' and '1' differ in case, spaces or zeros alone"),
+        (("cat", "cat ", "dog"), "'cat' and 'cat ' differ in case, spaces"),
+        (("images", "masks"), "the classes are the folders in it, images, masks"),
+        (("class 10", "class 1", "1000", "100"), None),
+        (("fold1", "fold2"), None),  # with images directly in them, these are classes
+    ],
+)
+def test_classes_that_may_be_one_or_none_are_said(tmp_path, caplog, classes, message):
+    fill(tmp_path, *(f"{name}/{i}.jpg" for name in classes for i in (1, 2)))
+    assert set(open_data(tmp_path).train.classes) == set(classes)
+    assert message in caplog.text if message else not caplog.text
+
+
+def test_folders_of_kinds_within_each_class_are_not_splits(tmp_path):
+    fill(tmp_path, *(f"{name}/{kind}/1.jpg" for name in ("cat", "dog") for kind in ("original", "cropped")))
+    assert open_data(tmp_path).train.classes == ("cat", "dog")
