@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seresnet.models.resnet import SEResNet
-from seresnet.weights.index import Entry, default_entry, entries
+from seresnet.weights.index import Entry, default_entry, find_entry
 
 UNTRAINED_TEST = (288, 0.95)  # size and crop that timm proposes for modern networks without weights
 TIMM_URL = "https://github.com/huggingface/pytorch-image-models"
@@ -16,7 +16,7 @@ def timm_cfg(network: SEResNet, arch: str, tag: str) -> dict[str, Any]:
 
     ``tag`` names its weights; without one, those that the architecture's name alone stands for are described.
     """
-    entry = entries().get(f"{arch}.{tag}") if tag else default_entry(arch)
+    entry = find_entry(f"{arch}.{tag}") if tag else default_entry(arch)
     cfg: dict[str, Any] = {"url": (entry.url if entry else None) or ""}
     if entry and entry.hub:
         cfg["hf_hub_id"] = entry.hub
