@@ -89,13 +89,13 @@ def fit_classifier(model: SEResNet, images: Batch) -> None:
         fc.bias[: len(x)] = -(weight @ mean).float()
 
 
-def weights(arch: str, photos: Sequence[Path], work: Path) -> Path:
+def weights(arch: str, photos: Sequence[Path], work: Path, **overrides: Any) -> Path:
     """Return a model directory with weights of `calibrated` and `fit_classifier`, made when it is not there."""
     directory = work / arch
     if not (directory / "config.json").exists():
         preprocess = seresnet.create_model(arch).preprocess
         images = pixels(photos, preprocess)
-        model = calibrated(arch, images)
+        model = calibrated(arch, images, **overrides)
         fit_classifier(model, images[..., ::-1])
         seresnet.save(model, directory)
     return directory

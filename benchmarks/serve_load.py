@@ -287,7 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             images.mkdir()
             write_photographs(images)
         paths = networks.photographs(images, COUNT)
-        bench = Bench(networks.weights(options.arch, paths, home), paths, options.seconds)
+        model = networks.weights(options.arch, paths, home, num_classes=len(paths))
+        bench = Bench(model, paths, options.seconds)
         if "saturated" not in options.only:
             with bench.server() as server:
                 bench.saturation = bench.load(closed_loop(bench.client(server), CLIENTS, 3.0)).rate

@@ -21,6 +21,7 @@ FLOORS = (
     "quantization",
     "evaluation",
     "inference",
+    "explanation",
     "engines",
     "weights",
     "metrics",

@@ -28,6 +28,11 @@ VERBS = {
     ),
     "eval": ("seresnet.cli.eval:evaluate", "DATA", "Evaluate a model on labelled images."),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
+    "explain": (
+        "seresnet.cli.explain:explain",
+        "SOURCE...",
+        "Show what predictions depend on: heat maps and channels.",
+    ),
     "serve": ("seresnet.cli.serve:serve", "", "Serve models over HTTP, with a page for people."),
     "pack": ("seresnet.cli.pack:pack", "DATA", "Pack labelled images into tar shards."),
     "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),
@@ -92,10 +97,10 @@ def run(arguments: Sequence[str]) -> int:
             raise
         if _stdout_failed(error):
             return _fail(f"stdout cannot be written to ({one_line(error)}): the results are cut short", 2)
-        return _fail(explain(error), error.exit_code if isinstance(error, SeresnetError) else 2)
+        return _fail(error_line(error), error.exit_code if isinstance(error, SeresnetError) else 2)
 
 
-def explain(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return one line that says what went wrong and what to do."""
     if isinstance(error, CycloptsError):
         return _usage_error(error)

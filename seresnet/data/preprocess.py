@@ -153,28 +153,47 @@ class Preprocess:
             "std": list(self.std),
         }
 
-    def _resize(self, image: Image.Image) -> Image.Image:
-        """Resize for the crop mode, with the roundings of torchvision and timm."""
+    def region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the part of a picture that the network sees: (left, top, right, bottom) in the picture's own pixels.
+
+        ``size`` is its (width, height). The region reaches beyond the picture where that is filled up or very small.
+        """
         _, height, width = self.input_size
-        target_w, target_h = math.floor(width / self.crop_pct), math.floor(height / self.crop_pct)
-        image_w, image_h = image.size
+        edges = []
+        for length, resized, crop in zip(size, self._resized_size(size), (width, height), strict=True):
+            start = _crop_start(resized, crop)
+            edges.append((start * length / resized, (start + crop) * length / resized))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
+    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (width, height) of a resized picture for the crop mode, with torchvision's and timm's roundings."""
+        target_w, target_h = self._target_size()
+        image_w, image_h = size
         if self.crop_mode == "squash":
-            new_w, new_h = target_w, target_h
-        elif self.crop_mode == "center" and target_w == target_h:
+            return target_w, target_h
+        if self.crop_mode == "center" and target_w == target_h:
             if image_w <= image_h:
-                new_w, new_h = target_w, int(target_w * image_h / image_w)
-            else:
-                new_w, new_h = int(target_w * image_w / image_h), target_w
-        else:
-            ratios = image_h / target_h, image_w / target_w
-            ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
-            new_w, new_h = max(1, round(image_w / ratio)), max(1, round(image_h / ratio))
+                return target_w, int(target_w * image_h / image_w)
+            return int(target_w * image_w / image_h), target_w
+        ratios = image_h / target_h, image_w / target_w
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return max(1, round(image_w / ratio)), max(1, round(image_h / ratio))
+
+    def _target_size(self) -> tuple[int, int]:
+        """Return the (width, height) of which the crop covers ``crop_pct``."""
+        _, height, width = self.input_size
+        return math.floor(width / self.crop_pct), math.floor(height / self.crop_pct)
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        """Resize for the crop mode."""
+        size = self._resized_size(image.size)
         resample = INTERPOLATIONS[self.interpolation]
-        if (new_w, new_h) == image.size:
+        if size == image.size:
             return image
-        if new_w * new_h > _MAX_RESIZED_PIXELS:
-            return _resize_region(image, (new_w, new_h), (target_w, target_h), resample)
-        return image.resize((new_w, new_h), resample)
+        if size[0] * size[1] > _MAX_RESIZED_PIXELS:
+            return _resize_region(image, size, self._target_size(), resample)
+        return image.resize(size, resample)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -186,10 +205,17 @@ def _center_crop(image: Image.Image, width: int, height: int, fill: tuple[int, .
     image_w, image_h = image.size
     if image_w < width or image_h < height:
         canvas = Image.new(image.mode, (max(image_w, width), max(image_h, height)), fill if len(fill) > 1 else fill[0])
-        canvas.paste(image, (max(width - image_w, 0) // 2, max(height - image_h, 0) // 2))
+        canvas.paste(image, (-min(_crop_start(image_w, width), 0), -min(_crop_start(image_h, height), 0)))
         image, (image_w, image_h) = canvas, canvas.size
-    left, top = round((image_w - width) / 2), round((image_h - height) / 2)  # half to even, as torchvision does
+    left, top = _crop_start(image_w, width), _crop_start(image_h, height)
     return image.crop((left, top, left + width, top + height))
+
+
+def _crop_start(length: int, crop: int) -> int:
+    """Return where a centred crop begins in ``length`` pixels; a negative number where they are fewer than ``crop``."""
+    return (
+        round((length - crop) / 2) if length >= crop else -((crop - length) // 2)
+    )  # half to even, as torchvision does
 
 
 def _resize_region(

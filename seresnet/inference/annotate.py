@@ -9,10 +9,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from seresnet.common.drawing import draw_text
 from seresnet.data.decode import MAX_PIXELS, decode
-from seresnet.inference.contact_sheet import FORMATS, draw_text
+from seresnet.data.placing import Placer
+from seresnet.inference.contact_sheet import FORMATS
 from seresnet.inference.images import as_array
-from seresnet.inference.placing import Placer
 from seresnet.inference.prediction import Prediction
 
 PAPER, INK, SOFT, BAR, TRACK = "#ffffff", "#1d2733", "#66727f", "#2f6fb0", "#eceff3"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,15 @@ from seresnet.data.preprocess import Preprocess
 from seresnet.engines.base import Engine
 from seresnet.errors import ConfigError, ImageError
 from seresnet.inference.calibration import Calibration
-from seresnet.inference.images import Batch, ReadImage, at_least, each_source, read_images, to_batch
-from seresnet.inference.load import Settings, open_named, open_network
+from seresnet.inference.images import Batch, ReadImage, as_array, at_least, each_source, read_images, to_batch
+from seresnet.inference.load import Settings, network_of_name, open_named, open_network
 from seresnet.inference.prediction import NOT_FINITE, Prediction, Scored, predict_row
 from seresnet.weights.source import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seresnet.explanation.explain import Explainer, Explanation
     from seresnet.models.resnet import SEResNet
 
 DEFAULT_MODEL = "seresnet20.cifar10"  # ships with the package
@@ -44,6 +45,7 @@ class Classifier:
         label_ids: Sequence[str] = (),
         multi_label: bool = False,
         offline: bool | None = None,
+        network: Callable[[], SEResNet] | None = None,
     ) -> None:
         self.engine = engine
         self.labels = list(labels)
@@ -53,6 +55,8 @@ class Classifier:
         self.max_pixels = MAX_PIXELS  # of an image; more are refused
         self.offline = offline  # whether web addresses are not fetched; None: as ``HF_HUB_OFFLINE`` says
         self._preprocess = preprocess
+        self._network = network  # makes the network that the engine runs, with its weights, for `explain`
+        self._explainer: Explainer | None = None
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self._preprocess.input_size)) if self._preprocess else "no preprocessing"
@@ -131,6 +135,30 @@ class Classifier:
                     raise ImageError(f"{image.path or 'an image from memory'}: {NOT_FINITE}")
         return np.concatenate(rows) if rows else self.engine.embed(to_batch([], self.preprocess))
 
+    def explain(self, source: Any, label: str | int | None = None) -> Explanation:
+        """Explain the prediction of one image: Grad-CAM, and the gates of each block. Runs on torch, in float32.
+
+        - `source`: one image, see `stream`.
+        - `label`: the class to explain, by its name or its index; None: the most probable one.
+
+        The first call reads the weights once more. Raises ImageError for an image that cannot be read, and ConfigError
+        for a class that the model does not have, for more than one image, and where there are no weights to read.
+        """
+        images = list(islice(each_source(source, self.offline), 2))
+        if len(images) != 1:
+            raise ConfigError("explain takes one image at a time")
+        return self.explainer().explain(as_array(images[0]), label, self.max_pixels)
+
+    def explainer(self) -> Explainer:
+        """Return what explains this model's predictions, with the weights read. Raises ConfigError without weights."""
+        if self._explainer is None:
+            from seresnet.explanation.explain import Explainer
+
+            if self._network is None:
+                raise ConfigError("this classifier was made without its network: use seresnet.load to explain")
+            self._explainer = Explainer(self._network(), self.preprocess, self.labels)
+        return self._explainer
+
     def _read(self, sources: Iterable[Any], batch_size: int | None, workers: int | None) -> Iterator[list[ReadImage]]:
         size = self.engine.preferred_batch if batch_size is None else at_least(1, "batch_size", batch_size)
         return read_images(sources, self.preprocess, size, workers, self.max_pixels)
@@ -189,16 +217,18 @@ def load(
     if calibration is not None and precision != "int8":
         raise ConfigError(f"calibration is for precision int8, not {precision}")
     settings = Settings(engine, device, precision, None if calibration is None else Calibration.of(calibration))
+    make: Callable[[], SEResNet]
     if isinstance(model, str | PathLike):
         name = os.fspath(model)
         loaded = open_named(name, settings, offline, num_classes)
+        make = partial(network_of_name, name, offline, num_classes)
     else:
         name, network = type(model).__name__, deepcopy(model)
         if num_classes is not None and num_classes != network.num_classes:
             network.reset_classifier(num_classes)
-        loaded = open_network(network, settings)
+        loaded, make = open_network(network, settings), lambda: network
     names, ids = (loaded.labels, loaded.label_ids) if labels is None else _labels(labels, len(loaded.labels))
-    return Classifier(loaded.engine, loaded.preprocess, names, name, ids, loaded.multi_label, offline)
+    return Classifier(loaded.engine, loaded.preprocess, names, name, ids, loaded.multi_label, offline, make)
 
 
 def _labels(given: str | PathLike[str] | Sequence[str], num_classes: int) -> tuple[list[str], list[str]]:

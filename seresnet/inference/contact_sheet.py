@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from seresnet.common.drawing import draw_text, text_font
 from seresnet.common.files import atomic_file
-from seresnet.common.text import printable
 from seresnet.data.decode import decode
 from seresnet.errors import ConfigError, DataError
 
@@ -77,7 +77,7 @@ def _draw(tiles: Sequence[Row], columns: int, heading: str, note: str) -> Image.
     if heading or note:
         draw_text(draw, (_MARGIN, _MARGIN), heading or note, _HEADING, _INK, width - 2 * _MARGIN)
     if heading and note:
-        font = _font(_TEXT)
+        font = text_font(_TEXT)
         draw_text(draw, (width - _MARGIN - font.getlength(note), _MARGIN + 8), note, _TEXT, _SOFT, width)
     for index, (image, title, found) in enumerate(tiles):
         left = _MARGIN + index % columns * (card_w + _GAP)
@@ -115,7 +115,7 @@ def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int]
         share = min(max(probability, 0.0), 1.0) if probability == probability else 0.0
         ink, bar = (_INK, _ACCENT) if rank == 0 else (_SOFT, _QUIET)
         number = f"{100 * share:.1f} %"
-        number_w = _font(_TEXT).getlength(number)
+        number_w = text_font(_TEXT).getlength(number)
         draw_text(draw, (left, below), label, _TEXT, ink, _WIDTH - number_w - 12)
         draw_text(draw, (left + _WIDTH - number_w, below), number, _TEXT, ink, _WIDTH)
         y = below + _TEXT + 7
@@ -135,43 +135,9 @@ def _cross() -> Image.Image:
     return mark.resize((48, 48), Image.Resampling.LANCZOS)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise ConfigError("a contact sheet needs a Pillow with FreeType: install the wheel from the package index")
-    return font
-
-
-def draw_text(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[float, float],
-    text: str,
-    size: int,
-    colour: str,
-    width: float,
-    keep_end: bool = False,
-    right: bool = False,
-) -> float:
-    """Write one line, shortened to ``width`` pixels, and return its own width.
-
-    It is shortened at its end, or in its middle where a file's ending matters; ``right`` sets it against the right.
-    """
-    font = _font(size)
-    text = printable(" ".join(text.split()))
-    kept = len(text)
-    shown = text
-    while kept > 1 and font.getlength(shown) > width:
-        kept = min(kept - 1, int(kept * width / font.getlength(shown)) + 1)
-        tail = kept // 2 if keep_end else 0
-        shown = text[: kept - tail].rstrip() + "…" + (text[len(text) - tail :] if tail else "")
-    length = font.getlength(shown)
-    draw.text((corner[0] + (width - length if right else 0), corner[1]), shown, fill=colour, font=font)
-    return float(length)
-
-
 def _wrap(text: str, width: int) -> list[str]:
     """Break a reason into lines between words."""
-    font = _font(_TEXT)
+    font = text_font(_TEXT)
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

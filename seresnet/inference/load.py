@@ -83,6 +83,22 @@ def open_network(network: SEResNet, settings: Settings) -> LoadedModel:
     )
 
 
+def network_of_name(name: str, offline: bool | None = None, num_classes: int | None = None) -> SEResNet:
+    """Return the network that `open_named` puts on an engine, with its weights.
+
+    Raises ConfigError where there are none: of a graph, and of a classifier that was drawn anew for ``num_classes``.
+    """
+    from seresnet.weights.load import load_network
+
+    source = resolve(name, offline=offline)
+    if source.graph is not None:
+        raise ConfigError(f"{name} is a graph without weights: give the model that it was made of")
+    network = load_network(source).network
+    if num_classes not in (None, network.num_classes):
+        raise ConfigError(f"the classifier of {num_classes} classes is untrained: train the model first")
+    return network
+
+
 def class_names(labels: list[str], num_classes: int) -> list[str]:
     """Return a name for each class: its own, or "class 0", "class 1", ... where there are none."""
     return list(labels) if len(labels) == num_classes else [f"class {i}" for i in range(num_classes)]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seresnet.data.placing import Placer, folder_names
 from seresnet.errors import ConfigError
-from seresnet.inference.placing import Placer, folder_names
 from seresnet.inference.prediction import Prediction
 
 UNKNOWN = "unknown"  # the folder of images whose best probability is below the threshold

@@ -7,6 +7,8 @@ import logging
 import logging.handlers
 import queue
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -76,26 +78,33 @@ class TextFormatter(logging.Formatter):
         return f"{_time(record)} {text}"
 
 
-def start_logging(log_format: str) -> logging.handlers.QueueListener:
-    """Write what the server logs to stderr, from a thread: a reader of stderr that stalls does not stop the server.
+@contextmanager
+def logging_to_stderr(log_format: str) -> Iterator[None]:
+    """Write what this package logs to stderr, from a thread: a reader of stderr that stalls does not stop the server.
 
     - `log_format`: "text" or "json".
-
-    Return the listener, which is stopped at the end.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     lines: queue.Queue[Any] = queue.Queue(QUEUED_LINES)
     listener = logging.handlers.QueueListener(lines, handler)
     package = logging.getLogger("seresnet")
-    package.handlers = [_DroppingHandler(lines)]
-    package.propagate = False
+    before = package.handlers, package.propagate
+    package.handlers, package.propagate = [_DroppingHandler(lines)], False
     log.setLevel(logging.INFO)
     listener.start()
-    return listener
+    try:
+        yield
+    finally:
+        package.handlers, package.propagate = before
+        listener.stop()
 
 
 class _DroppingHandler(logging.handlers.QueueHandler):
+    """Queues lines for the thread that writes them; where they are too many, counts those that are dropped."""
+
+    dropped = 0
+
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         return record
 
@@ -103,7 +112,16 @@ class _DroppingHandler(logging.handlers.QueueHandler):
         try:
             self.queue.put_nowait(record)
         except queue.Full:
+            self.dropped += 1
             return
+        if self.dropped:
+            dropped, self.dropped = self.dropped, 0
+            log.warning("%d lines of the log were dropped: stderr was not read", dropped)
+
+
+def announce(text: str) -> None:
+    """Log a line about the server itself."""
+    log.info("%s", text)
 
 
 def log_request(record: RequestRecord) -> None:

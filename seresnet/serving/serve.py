@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -14,6 +13,7 @@ from seresnet.data.parallel import default_workers
 from seresnet.errors import ConfigError
 from seresnet.serving.keys import ApiKeys
 from seresnet.serving.listening import allow_connections, bind, is_local, listen
+from seresnet.serving.logs import announce, logging_to_stderr
 from seresnet.serving.models import EngineSettings, open_models
 from seresnet.serving.settings import ServeSettings
 
@@ -37,21 +37,20 @@ def serve(models: Mapping[str, str], settings: ServeSettings, engine: EngineSett
         raise ConfigError(f"--workers must lie between 1 and 1024, not {workers}")
     keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
     allow_connections(settings)
-    with bind(settings) as sock, ThreadPoolExecutor(1) as importer:
+    with logging_to_stderr(settings.log_format), bind(settings) as sock, ThreadPoolExecutor(1) as importer:
         server = importer.submit(import_module, "seresnet.serving.server")  # while the models are loaded
         decoders = ThreadPoolExecutor(workers or default_workers(), thread_name_prefix="seresnet-decode")
         served = open_models(models, settings, engine, decoders)
         run = server.result().run
         url = listen(sock, settings)
         for name, model in served.items():
-            print(f"{printable(name)}: {model.classifier.engine.describe()}", file=sys.stderr)
+            announce(f"{printable(name)}: {model.classifier.engine.describe()}")
         if keys is None and not is_local(settings.host):
-            print(
-                f"seresnet: warning: {settings.host} is reachable from other machines, and no key is needed: give "
-                "--api-key-file, or put a proxy in front",
-                file=sys.stderr,
+            announce(
+                f"warning: {settings.host} is reachable from other machines, and no key is needed: give "
+                "--api-key-file, or put a proxy in front"
             )
-        print(f"serving at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        announce(f"serving at {url} (Ctrl-C ends it)")
         code: int = run(served, settings, keys, sock)
         decoders.shutdown(wait=False, cancel_futures=True)
     return code

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Generator, Mapping
 from functools import partial
@@ -18,7 +17,6 @@ import uvicorn
 
 from seresnet.serving.app import make_app
 from seresnet.serving.keys import ApiKeys
-from seresnet.serving.logs import start_logging
 from seresnet.serving.metrics import ServerMetrics
 from seresnet.serving.model import ServedModel
 from seresnet.serving.protocol import KEEP_ALIVE_SECONDS, ConnectionLimits, LimitedProtocol
@@ -95,14 +93,12 @@ def run(models: Mapping[str, ServedModel], settings: ServeSettings, keys: ApiKey
     state = ServerState(settings, models, ServerMetrics(), keys)
     for model in models.values():
         state.metrics.watch(model)
-    listener = start_logging(settings.log_format)
     server = DrainingServer(state)
     server.run(sockets=[sock])
     ended = [model.batcher.close(0.0 if server.unanswered else 5.0) for model in models.values()]
     if server.unanswered:
         log.warning("cut off %d requests, which were not answered in time", server.unanswered)
-    listener.stop()
     if not all(ended):  # a batch still runs: do not wait for its engine
-        sys.stderr.flush()
+        time.sleep(0.2)  # for the log
         os._exit(1)
     return 1 if server.unanswered else 0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import seresnet
-from seresnet.cli import VERBS, explain, run
+from seresnet.cli import VERBS, error_line, run
 from seresnet.common.extras import EXTRAS
 from seresnet.common.text import printable
 from seresnet.errors import ConfigError
@@ -127,7 +127,7 @@ def test_a_missing_extra_gives_the_command_that_brings_it(module, extra):
     wrapped = ImportError("cannot import the verb")
     wrapped.__cause__ = missing
     for error in (missing, wrapped):
-        assert explain(error) == f'{module} is not installed: run pip install "seresnet[{extra}]"'
+        assert error_line(error) == f'{module} is not installed: run pip install "seresnet[{extra}]"'
 
 
 def test_a_missing_extra_is_found_when_a_verb_is_used():

@@ -21,6 +21,7 @@ FLAGS = {
         "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
         " --workers --resume --exist-ok --offline"
     ),
+    "explain": "--out --model --label --device --offline",
     "serve": (
         "--model --host --port --max-batch --max-wait-ms --max-queue --timeout-s --max-body-mb --max-megapixels"
         " --max-connections --read-timeout-s --drain-s --api-key-file --cors --log-format --device --engine --precision"

@@ -12,10 +12,10 @@ import pytest
 import skimage
 from PIL import Image
 
+from seresnet.data.placing import folder_names
 from seresnet.errors import ImageError
 from seresnet.inference import web_images
 from seresnet.inference.classifier import load
-from seresnet.inference.placing import folder_names
 from seresnet.inference.web_images import WebImage
 from tests.cli.terminal import here
 

@@ -219,3 +219,22 @@ def test_channels_follow_the_network():
 def test_importing_it_does_not_import_torch():
     code = "import sys, seresnet.data.preprocess; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(200, 90), (90, 200), (33, 64), (20, 30), (301, 64)])
+def test_the_region_is_where_the_pixels_come_from(mode, size):
+    """Of a picture whose colour tells the place, the pixels of the crop tell where it lies."""
+    transform = Preprocess((3, 48, 64), crop_mode=mode, crop_pct=0.875)
+    columns, rows = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    picture = np.stack([columns, rows, np.full_like(rows, 255)], axis=-1).round().astype(np.uint8)
+    seen = transform.pixels(Image.fromarray(picture)).astype(float)
+    left, top, right, bottom = transform.region(size)
+    inner = seen[..., 2] > 250  # not what is filled up
+    for channel, (low, high, length, cells, axis) in enumerate(
+        [(left, right, size[0], 64, 1), (top, bottom, size[1], 48, 0)]
+    ):
+        place = low + (np.arange(cells) + 0.5) * (high - low) / cells  # of a cell's centre, in the picture
+        expected = np.clip((place - 0.5) / (length - 1), 0, 1) * 255
+        expected = np.broadcast_to(expected[:, None] if axis == 0 else expected, seen.shape[:2])
+        assert inner.any() and np.abs(seen[..., channel] - expected)[inner].max() < 2 + 255 / length

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import sys
+import threading
 import time
 
 import pytest
 
 from seresnet.errors import ConfigError
 from seresnet.serving.keys import ApiKeys
-from seresnet.serving.logs import start_logging
+from seresnet.serving.logs import logging_to_stderr
 from seresnet.serving.settings import ServeSettings
 from tests.serving.running import running
 
@@ -119,17 +119,13 @@ def test_unknown_addresses_do_not_grow_the_metrics(server):
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_a_line_is_logged_for_each_request(log_format, server, photo, monkeypatch):
-    logger = logging.getLogger("seresnet")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    listener = start_logging(log_format)
-    server.ask("POST", "/predict?topk=2", photo, {"X-Request-ID": "mine"})
-    server.ask("GET", "/%1b%5b31m%0a%e2%80%aeodd")
-    until = time.monotonic() + 10
-    while sys.stderr.getvalue().count("\n") < 2 and time.monotonic() < until:
-        time.sleep(0.01)  # a line is written when its response has been sent
-    listener.stop()
+    with logging_to_stderr(log_format):
+        server.ask("POST", "/predict?topk=2", photo, {"X-Request-ID": "mine"})
+        server.ask("GET", "/%1b%5b31m%0a%e2%80%aeodd")
+        until = time.monotonic() + 10
+        while sys.stderr.getvalue().count("\n") < 2 and time.monotonic() < until:
+            time.sleep(0.01)  # a line is written when its response has been sent
     lines = sys.stderr.getvalue().splitlines()
     assert len(lines) == 2 and "topk" not in lines[0]
     if log_format == "json":
@@ -140,6 +136,25 @@ def test_a_line_is_logged_for_each_request(log_format, server, photo, monkeypatc
     else:
         assert " POST /predict 200 " in lines[0] and lines[0].endswith(" mine")
         assert "\\x1b[31m" in lines[1] and lines[1].isprintable()
+
+
+def test_a_log_that_is_not_read_stops_nobody_and_says_what_it_dropped(server, monkeypatch):
+    class Stalled(io.StringIO):
+        def write(self, text):
+            reading.wait(20)
+            return super().write(text)
+
+    reading = threading.Event()
+    monkeypatch.setattr(sys, "stderr", Stalled())
+    monkeypatch.setattr("seresnet.serving.logs.QUEUED_LINES", 3)
+    with logging_to_stderr("text"):
+        for _ in range(10):
+            assert server.ask("GET", "/health/live").status == 200
+        reading.set()
+        until = time.monotonic() + 10
+        while "lines of the log were dropped" not in sys.stderr.getvalue() and time.monotonic() < until:
+            server.ask("GET", "/health/live")
+    assert "lines of the log were dropped" in sys.stderr.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Explanations: Grad-CAM, and the gates of each squeeze-and-excitation block."""
