@@ -211,5 +211,5 @@ def fuse_network(model: SEResNet, skip_unused: bool = True) -> FusedSEResNet:
     if model.cfg.output_stride < 32:
         raise ConfigError(f"a network with output_stride={model.cfg.output_stride} cannot be fused: run it as it is")
     fused = FusedSEResNet(model, skip_unused)
-    log.info("fused network: %s", fused.rewrites)
+    log.debug("fused network: %s", fused.rewrites)
     return fused

@@ -16,7 +16,8 @@ def finetune() -> TrainConfig:
     14.3 times the last stage's (10 and 0.7 times the schedule's), and each stage before it has 0.7 of the next one's
     (discriminative fine-tuning, arXiv 1801.06146, section 3.2). Batch norm takes the statistics of the batch from 4
     images on: with frozen statistics, training on 240 images collapsed to one class (``benchmarks/``). Below, they stay
-    frozen and the gradient's norm is limited to 1. The run ends after 10 epochs without a better validation score. The
+    frozen and the gradient's norm is limited to 1. After each epoch the statistics are computed anew for the averaged
+    weights (arXiv 2105.07576). The run ends after 10 epochs without a better validation score. The
     weights are averaged. Each image counts the same: ``--set class_weights=balanced`` gives each class of an unbalanced
     folder the same weight, which was worse for all in four runs.
 
@@ -29,6 +30,7 @@ def finetune() -> TrainConfig:
         pretrained=True,
         linear_probe=True,
         freeze_bn="auto",
+        precise_bn=True,
         crop="resized",
         crop_scale=(0.35, 1.0),
         val_fraction=0.1,

@@ -49,6 +49,7 @@ class TrainConfig:
     drop_rate: DropRate | None = None  # dropout before the classifier; None: the network's own
     drop_path_rate: DropRate = 0.0
     freeze_bn: bool | Literal["auto"] = False  # keep batch norm's statistics; auto: pretrained, batches under 4 images
+    precise_bn: bool = False  # statistics of the evaluated model from up to 1,024 training images (arXiv 2105.07576)
     linear_probe: bool = False  # fit the classifier to the features first, and start from it (arXiv 2202.10054)
     grad_checkpointing: bool = False  # recompute each block in backward: less memory, more time
     zero_init_last: bool = True  # from scratch: start the last batch norm of each block at zero

@@ -69,3 +69,8 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """Return an array as a tensor on the device, without waiting for the copy."""
     tensor = torch.from_numpy(array)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """Return the device as messages name it: all ranks on a CPU are on "cpu"."""
+    return "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)

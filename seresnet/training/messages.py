@@ -57,6 +57,15 @@ def describe_run(
         "%d training images of %d classes, %d held out for validation",
         *(len(train_set.samples), len(train_set.classes), len(val_set.samples)),
     )
+    if config.epochs:
+        describe_steps(config, precision, device)
+    else:
+        log.info("linear probe alone, on %s", device)
+    warn_of_small_input(train_set.samples, sizes[0])
+
+
+def describe_steps(config: TrainConfig, precision: str, device: str) -> None:
+    """Log how the network is trained."""
     log.info(
         "batch %d, learning rate %g, %s on %s, %s%s",
         *(config.global_batch_size, config.peak_lr, precision, device),
@@ -66,7 +75,6 @@ def describe_run(
         log.info("each step in %d micro-batches", config.grad_accum_steps)
     if config.freeze_bn:
         log.info("batch-norm statistics frozen")
-    warn_of_small_input(train_set.samples, sizes[0])
 
 
 def describe_class_weights(weights: Tensor, classes: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from seresnet.models.resnet import SEResNet
 from seresnet.training.auto_config import resolve_auto_settings
 from seresnet.training.checkpoint import check_resumable, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
-from seresnet.training.device import PRECISIONS, create_accelerator
+from seresnet.training.device import PRECISIONS, create_accelerator, device_name
 from seresnet.training.losses import balanced_weights
 from seresnet.training.messages import describe_class_weights, describe_run, warn_of_duplicates
 from seresnet.training.network import create_network, train_crop
@@ -153,7 +153,7 @@ def write_start(
     if hashes[0] is not None:
         write_hashes(folder.out, hashes[0])
     sizes = [loader.crop.preprocess.input_size[1] for loader in (trainer.train_data, trainer.val_data)]
-    describe_run(config, *splits, sizes, precision, str(accelerator.device))
+    describe_run(config, *splits, sizes, precision, device_name(accelerator))
     weights = trainer.train_step.loss.class_weights
     if weights is not None:
         describe_class_weights(weights, splits[0].classes)

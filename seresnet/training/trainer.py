@@ -30,6 +30,7 @@ from seresnet.training.messages import chance_score, log_epoch, log_probe, log_r
 from seresnet.training.network import freeze_batch_norm
 from seresnet.training.non_finite import NonFiniteGuard, check_finite
 from seresnet.training.optim import learning_rate
+from seresnet.training.precise_bn import PreciseBatchNorm
 from seresnet.training.ranks import sum_over_ranks
 from seresnet.training.run_folder import RunFolder
 from seresnet.training.signals import StopSignal, TrainingStopped
@@ -71,6 +72,9 @@ class Trainer:
         loss = ImageLoss(config, multi_label, class_weights).to(accelerator.device)
         self.train_step = TrainStep(config, model, train_data, accelerator, loss)
         self.model = self.train_step.model
+        augment = self.train_step.augment
+        precise = config.precise_bn and not config.freeze_bn
+        self.precise_bn = PreciseBatchNorm(train_data, model, augment, accelerator) if precise else None
         self.val_loss = ImageLoss(replace(config, label_smoothing=0.0, bce_threshold=None), multi_label)
         self.score = "val_map" if multi_label else "val_top1"  # the metric that `best/` is chosen by
         self.chance = chance_score(val_data.samples, multi_label)
@@ -87,6 +91,8 @@ class Trainer:
             while self.state.epoch < self.config.epochs and not self.out_of_patience():
                 start = time.perf_counter()
                 self.train_epoch()
+                if self.precise_bn:
+                    self.precise_bn.update(self.train_step.ema_model())
                 metrics = self.validate(self.train_step.ema_model())
                 self.epoch_seconds.append(time.perf_counter() - start)
                 self.end_epoch(metrics)

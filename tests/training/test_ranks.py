@@ -1,9 +1,11 @@
 """Several processes: the losses of one, and none left behind when one dies."""
 
+import csv
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,12 +39,14 @@ def losses(path: Path) -> list[float]:
     return [float(line.split()[1]) for line in path.read_text().splitlines()]
 
 
-def two_processes(colors: Path, out: Path, *options: str) -> list[subprocess.Popen]:
+def two_processes(
+    colors: Path, out: Path, *options: str, arguments: Sequence[str] = ARGUMENTS
+) -> list[subprocess.Popen]:
     """Start two processes as a cluster would, with nobody who ends one when the other is gone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "tests.training.driver", *options, "--", "train", str(colors), *ARGUMENTS]
+    command = [sys.executable, "-m", "tests.training.driver", *options, "--", "train", str(colors), *arguments]
     started = []
     for rank in ("0", "1"):
         env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -76,6 +80,29 @@ def test_two_processes_have_the_losses_of_one(colors, tmp_path, monkeypatch):
         assert float(pairs["val_loss"][0]) == pytest.approx(float(pairs["val_loss"][1]), rel=1e-3)
     assert not errors[1]  # one log, and it is the first process's
     assert "epoch 3/3" in errors[0]
+
+
+def test_two_processes_fit_the_linear_probe_of_one(colors, tmp_path):
+    """Each computes the features of its own images; the statistics of batch norm are averaged over both."""
+    settings = {"size": 16, "precision": "float32", "epochs": 1}
+    arguments = [
+        "--recipe",
+        "finetune",
+        "--device",
+        "cpu",
+        *(x for k, v in settings.items() for x in ("--set", f"{k}={v}")),
+    ]
+    processes = two_processes(colors, tmp_path / "two", arguments=arguments)
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    train(recipe("finetune").updated(settings), colors, tmp_path / "one", device="cpu")
+    tables = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("one", "two")]
+    (probe, _), (probe_of_two, epoch) = tables
+    assert probe["val_top1"] == probe_of_two["val_top1"]
+    assert float(probe_of_two["val_loss"]) == pytest.approx(float(probe["val_loss"]), rel=1e-2)
+    assert float(epoch["val_top1"]) > 0.9
+    assert not errors[1]
+    assert "cpu:0" not in errors[0]
 
 
 @pytest.mark.parametrize(("dies", "way", "timeout"), [(1, "kill", "45"), (0, "stop", "15")])

@@ -1,5 +1,7 @@
 """`create_model` with timm's arguments: each does what it does in timm, or is refused with the reason."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import torch
 import seresnet
 from seresnet.errors import ArgumentError, ConfigError, WeightsError
 from seresnet.models.features import FeatureNet
+from seresnet.weights.index import Entry, entries
+from seresnet.weights.timm_arguments import OTHER_NETWORK
 from tests.timm_import import timm
 
 ARCHS = ["legacy_seresnet18", "legacy_senet154", "seresnet50", "seresnet18", "seresnet200d", "seresnetaa50d"]
@@ -97,6 +101,31 @@ def test_local_dir(tmp_path: Path) -> None:
     seresnet.save(saved, tmp_path)
     loaded = seresnet.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert torch.equal(loaded.fc.weight, saved.fc.weight) and loaded.global_pool.pool_type == "max"
+
+
+def test_cache_dir_is_where_weights_are_downloaded_to(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked, in place of the environment's folder, and filled; the next time nothing is downloaded."""
+    content = io.BytesIO()
+    weights = seresnet.create_model("resnet20", num_classes=10).state_dict()
+    torch.save(weights, content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
+    server.files["/net.pth"] = content.getvalue()
+    entry = Entry("resnet20.test", url=f"{server.url}/net.pth", sha256_head=digest, num_classes=10)
+    monkeypatch.setitem(entries(), "resnet20.test", entry)
+    chosen = tmp_path / "chosen"
+    for _ in range(2):
+        model = seresnet.create_model("resnet20.test", pretrained=True, cache_dir=chosen)
+        assert torch.equal(model.fc.weight, weights["fc.weight"])
+    assert [file.name for file in chosen.rglob("*.pth")] == ["net.pth"] and not (tmp_path / "seresnet").exists()
+    assert sum(path == "/net.pth" for _, path, *_ in server.requests) == 1
+
+
+@pytest.mark.parametrize("argument", list(OTHER_NETWORK))
+def test_every_argument_that_makes_another_network_says_so(argument: str) -> None:
+    for same in (None, *OTHER_NETWORK[argument]):  # timm's defaults
+        on_meta("seresnet18", **{argument: same})
+    with pytest.raises(ArgumentError, match=f"{argument}='other' makes another network than the named one"):
+        on_meta("seresnet18", **{argument: "other"})
 
 
 def test_registered_networks_do_not_hide_timms() -> None:

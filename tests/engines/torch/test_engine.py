@@ -6,9 +6,11 @@ import torch
 
 from seresnet.common import machine
 from seresnet.engines.registry import open_engine
+from seresnet.engines.torch import engine as engine_module
 from seresnet.engines.torch.engine import TorchEngine
 from seresnet.errors import ConfigError
 from seresnet.models.resnet import SEResNet
+from tests.models.one_device import META, OneDevice
 from tests.networks import TINY, randomized, seresnet20
 
 
@@ -154,3 +156,15 @@ def test_a_gpu_agrees_with_the_cpu(precision, bound):
     logits, _ = by_hand(batch())
     engine = open_engine("torch", seresnet20(), "cuda", precision)
     assert np.abs(engine.logits(batch()) - logits).max() / np.abs(logits).max() < bound
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_no_tensor_is_left_on_another_device(precision, monkeypatch):
+    """No GPU is at hand: on the meta device a tensor that stays on the CPU fails as it would there."""
+    monkeypatch.setattr(engine_module, "torch_device", lambda name: META)
+    engine = TorchEngine(seresnet20(), "cuda", precision)
+    assert {p.device for p in engine.model.parameters()} == {META}
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: torch.zeros(t.shape))  # a meta tensor has no values to copy
+    with OneDevice() as mode:
+        assert engine.logits(batch()).shape == (5, 10) and engine.embed(batch()).shape == (5, 64)
+    assert mode.seen > 100
