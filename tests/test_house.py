@@ -20,6 +20,7 @@ FLOORS = (
     "benchmarking",
     "quantization",
     "evaluation",
+    "retrieval",
     "inference",
     "explanation",
     "engines",

@@ -33,6 +33,8 @@ VERBS = {
         "SOURCE...",
         "Show what predictions depend on: heat maps and channels.",
     ),
+    "embed": ("seresnet.cli.embed:embed", "SOURCE...", "Write the embeddings of images into a file."),
+    "search": ("seresnet.cli.search:search", "VECTORS IMAGE...", "Find similar images in a file of embeddings."),
     "serve": ("seresnet.cli.serve:serve", "", "Serve models over HTTP, with a page for people."),
     "pack": ("seresnet.cli.pack:pack", "DATA", "Pack labelled images into tar shards."),
     "quantize": ("seresnet.cli.quantize:quantize", "", "Quantize a model to int8 and report accuracy, size and speed."),

@@ -63,6 +63,7 @@ def evaluate(
     """
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.common.files import check_report_folder
+    from seresnet.data.decode import pixel_limit
     from seresnet.data.open_dataset import open_labelled
     from seresnet.evaluation.evaluate import evaluate as measure
     from seresnet.evaluation.report import write_report
@@ -70,6 +71,7 @@ def evaluate(
 
     if report is not None:
         check_report_folder(report, exist_ok)
+    max_pixels = pixel_limit(max_megapixels)
     images = open_labelled(data, offline or None, split)
     name = model or DEFAULT_MODEL
     clf = load(
@@ -81,8 +83,7 @@ def evaluate(
         calibration=calibration,
         labels=labels,
     )
-    if max_megapixels is not None:
-        clf.max_pixels = int(max_megapixels * 1e6)
+    clf.max_pixels = max_pixels
     announce(clf, model)
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
         evaluation = measure(clf, images, batch_size, workers, progress.advance)

@@ -80,6 +80,7 @@ def predict(
     from seresnet.cli.output import check_out
     from seresnet.cli.progress import ImageProgress, announce
     from seresnet.cli.streams import check_stdout
+    from seresnet.data.decode import pixel_limit
     from seresnet.inference.classifier import DEFAULT_MODEL, load
     from seresnet.inference.images import each_source
 
@@ -91,7 +92,8 @@ def predict(
     for flag, path in (("--out", out), ("--sheet", sheet)):
         if path is not None:
             check_out(path, flag)
-    _check(given, sheet, save, sort_into, link, threshold, max_megapixels)
+    _check(given, sheet, save, sort_into, link, threshold)
+    max_pixels = pixel_limit(max_megapixels)
     clf = load(
         model or DEFAULT_MODEL,
         engine=engine,
@@ -101,8 +103,7 @@ def predict(
         calibration=calibration,
         labels=labels,
     )
-    if max_megapixels is not None:
-        clf.max_pixels = int(max_megapixels * 1e6)
+    clf.max_pixels = max_pixels
     announce(clf, model)
     images = Images(each_source(given, offline or None, sys.stdin))
     predictions = clf.stream(images, topk, batch_size, workers)
@@ -125,7 +126,6 @@ def _check(
     sort_into: Path | None,
     link: bool,
     threshold: float | None,
-    max_megapixels: float | None,
 ) -> None:
     """Raise ConfigError for settings that do not go together, before anything is loaded."""
     if sheet is not None and sheet.suffix.lower() not in SHEET_TYPES:
@@ -134,8 +134,6 @@ def _check(
         raise ConfigError(f"{'--link' if link else '--threshold'} is for --sort-into DIR: give it too")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold must lie between 0 and 1, not {threshold}")
-    if max_megapixels is not None and not 0 < max_megapixels <= 1e6:
-        raise ConfigError(f"--max-megapixels must be more than 0, not {max_megapixels}")
     for flag, folder in (("--sort-into", sort_into), ("--save", save)):
         if folder is None:
             continue

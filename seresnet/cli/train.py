@@ -53,6 +53,7 @@ def train(
     seed: Annotated[int | None, Parameter(help="Random seed.")] = None,
     device: Annotated[str | None, Parameter(help="cpu or cuda (default: a GPU if there is one).")] = None,
     precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, Parameter(help="Numeric precision.")] = None,
+    max_megapixels: Annotated[float | None, Parameter(help="Skip larger images (default: 178.9).")] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
     resume: Annotated[bool, Parameter(help="Resume the run in --out.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the run in --out.")] = False,
@@ -76,6 +77,7 @@ def train(
         "lr": lr,
         "seed": seed,
         "precision": precision,
+        "max_megapixels": max_megapixels,
         "workers": workers,
     }
     settings, previous = resolve_settings(recipe, config, flags, list(set))

@@ -31,7 +31,7 @@ from seresnet.data.bounds import check_bounds
 from seresnet.data.pixels import flatten, from_array, to_rgb
 from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, jpeg_ran_dry
 from seresnet.data.walk import Walk
-from seresnet.errors import ImageError
+from seresnet.errors import ConfigError, ImageError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit, at which it refuses a picture: 2 * Image.MAX_IMAGE_PIXELS
 LARGE_PIXELS = 50_000_000  # beyond which one picture at a time is decoded
@@ -63,6 +63,15 @@ _TRANSPOSE = {
 }
 _SWAPS = frozenset(_TRANSPOSE[number] for number in (5, 6, 7, 8))  # width becomes height
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323  # tags of TIFF 6.0
+
+
+def pixel_limit(megapixels: float | None) -> int:
+    """Return ``--max-megapixels`` in pixels, `MAX_PIXELS` for None. Raises ConfigError for a number that is no size."""
+    if megapixels is None:
+        return MAX_PIXELS
+    if not 0 < megapixels <= 1e6:
+        raise ConfigError(f"--max-megapixels must be more than 0, not {megapixels}")
+    return int(megapixels * 1e6)
 
 
 class Readable(Protocol):

@@ -1,7 +1,8 @@
 """ImageNet as it is published: photographs of the validation split in one folder, their classes in a file elsewhere.
 
 The layouts are those of the Kaggle copy (``ILSVRC/Data/CLS-LOC`` and ``LOC_val_solution.csv`` above it) and of
-image-net.org (``ILSVRC2012_devkit_t12/data`` with ground truth and ``meta.mat``).
+image-net.org (``ILSVRC2012_devkit_t12/data`` with ground truth and ``meta.mat``); and that of Tiny ImageNet
+(``val/images`` and ``val/val_annotations.txt``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from seresnet.errors import DataError
 
 SOLUTION = "LOC_val_solution.csv"
 MAX_BYTES = 64_000_000  # of a file with the labels; LOC_val_solution.csv of 50,000 photographs has 1.9 MB
+ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _PLACES = ("", "devkit/data", "ILSVRC2012_devkit_t12/data", "ILSVRC2012_devkit_t12", "data")
 _IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
@@ -53,7 +55,7 @@ def validation_set(folder: Path, truth: Path, classes: Sequence[str] | None) -> 
 
     Raises DataError for a photograph that ``truth`` does not name.
     """
-    known = _solution(truth) if truth.name == SOLUTION else _ground_truth(truth)
+    known = {SOLUTION: _solution, ANNOTATIONS: _annotations, GROUND_TRUTH: _ground_truth}[truth.name](truth)
     names = tuple(classes) if classes is not None else class_names(known.values())
     index = {name: i for i, name in enumerate(names)}
     samples: list[Sample] = []
@@ -82,6 +84,14 @@ def _solution(path: Path) -> dict[str, str]:
     return rows
 
 
+def _annotations(path: Path) -> dict[str, str]:
+    """Return the WordNet id of each photograph; its lines are ``val_0.JPEG``, ``n03444034`` and a box, with tabs."""
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    if any(len(cells) == 1 for cells in lines):
+        raise DataError(f"{path}: not the annotations of Tiny ImageNet, a file name and a WordNet id in each line")
+    return {cells[0].rpartition(".")[0]: cells[1] for cells in lines if cells}
+
+
 def _ground_truth(path: Path) -> dict[str, str]:
     """Return the WordNet id of each photograph, by line: a number that ``meta.mat`` beside it explains."""
     meta = path.with_name("meta.mat")
@@ -107,6 +117,9 @@ def flat_validation(folder: Path) -> Callable[[Sequence[str] | None], ImageSet] 
 
     None where the folder holds other images.
     """
+    if (folder / ANNOTATIONS).is_file() and list_folder(folder).folders in ([], ["images"]):
+        images = folder / "images" if (folder / "images").is_dir() else folder
+        return lambda classes: validation_set(images, folder / ANNOTATIONS, classes)
     if not is_flat_validation(folder):
         return None
     truth = find_truth(folder)

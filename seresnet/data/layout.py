@@ -107,15 +107,22 @@ class _Folders:
         """Return how each split is read, and which have no labels."""
         found = Found(str(self.root))
         for split, folder in self.splits.items():
-            if list_folder(folder).folders:
-                found.load[split] = partial(self.labelled, split)
-                continue
             flat = flat_validation(folder) if split == "validation" else None
             if callable(flat):
                 found.load[split] = partial(self.photographs, flat)
+            elif only := self.unlabelled(split):
+                found.left_out[split] = f"its images lie in one folder, {only}, which is not a class of the train split"
+            elif list_folder(folder).folders:
+                found.load[split] = partial(self.labelled, split)
             else:
                 found.left_out[split] = flat or f"{folder} has no class folders, so its images have no labels"
         return found
+
+    def unlabelled(self, split: str) -> str | None:
+        """Return the only folder of a test split where it is not a class, as ``test/images`` and ``test/unknown``."""
+        folders = list_folder(self.inner(split)).folders
+        classes = self.train_classes() or ()
+        return folders[0] if split == "test" and len(folders) == 1 and folders[0] not in classes and classes else None
 
     def photographs(self, read: Callable[[tuple[str, ...] | None], ImageSet], training: bool) -> ImageSet:
         """Return ImageNet's validation split."""

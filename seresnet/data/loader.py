@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seresnet.data.augment import TrainCrop
 from seresnet.data.dataset import Sample, StoredImage, Stream, Target
-from seresnet.data.decode import decode
+from seresnet.data.decode import MAX_PIXELS, decode
 from seresnet.data.parallel import batched, ordered_map
 from seresnet.errors import DataError, ImageError
 
@@ -58,6 +58,7 @@ class Loader:
     rank: int = 0
     world: int = 1
     num_classes: int | None = None  # of multi-label images
+    max_pixels: int = MAX_PIXELS  # larger images are not decoded
     repeated_aug: int = 1  # of each image in a training batch, one after the other, each with a crop of its own
     unreadable: dict[Path | StoredImage, str] = field(default_factory=dict)
     _cache: list[Pixels | None] | None = None
@@ -146,7 +147,7 @@ class Loader:
             return factor
 
         try:
-            picture = decode(image, reduction=reduction)
+            picture = decode(image, max_pixels=self.max_pixels, reduction=reduction)
             return self.crop(picture, np.random.default_rng(seeds), *whole)
         except ImageError as error:
             if image not in self.unreadable:

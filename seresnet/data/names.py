@@ -15,6 +15,8 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+_ENDS = "/."
+_PIECES = re.compile("([0-9]+)|([/.])|([^0-9/.]+)")
 _SUFFIX = re.compile(r"[ _-]?(set|data|images|imgs)$")  # training_set, test-images
 
 
@@ -23,12 +25,16 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def natural_key(name: str) -> tuple[tuple[object, ...], str]:
-    """Return what names are sorted by, so that numbers in them sort as numbers: 2 before 10, img9 before img10."""
-    pieces = re.split("([0-9]+)", name)
-    numbers = (piece.lstrip("0") for piece in pieces[1::2])
-    pieces[1::2] = [(len(number), number) for number in numbers]
-    return tuple(pieces), name
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Return what names and paths are sorted by: numbers in them as numbers, and a name before the longer ones.
+
+    So cls, cls2, cls10, and a.jpg, a2.jpg, a10.jpg: the end of a name, of a folder or before a suffix comes first.
+    """
+    pieces = []
+    for number, end, text in _PIECES.findall(name):
+        digits = number.lstrip("0")
+        pieces.append((1, len(digits), digits) if number else (0, _ENDS.index(end), "") if end else (2, 0, text))
+    return pieces, name
 
 
 def split_named(name: str) -> str | None:

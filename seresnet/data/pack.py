@@ -23,7 +23,7 @@ from PIL import Image
 
 from seresnet.common.files import atomic_file, write_text
 from seresnet.data.dataset import ImageSet, Sample, StoredImage, Stream
-from seresnet.data.decode import decode, encoded
+from seresnet.data.decode import MAX_PIXELS, decode, encoded
 from seresnet.data.open_dataset import open_splits
 from seresnet.data.parallel import ordered_map
 from seresnet.data.shard_files import PLAN, index_path, read_json
@@ -70,14 +70,15 @@ def pack(
     workers: int = 1,
     exist_ok: bool = False,
     progress: Progress | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Packed:
     """Write the images of ``data``, what `open_splits` takes or returns, into shards of ``shard_size`` images.
 
     ``size``: shorter side, in pixels, of images that are larger; these are turned upright and written as JPEG. All
-    others keep their bytes. Every image is decoded, and what cannot be read is left out and named, as is a shard's
-    place for it. Training images are shuffled, so that programs that read shards from front to back see a mixture.
-    ``exist_ok`` goes on with an interrupted run of the same images and settings, or replaces another one. Raises
-    DataError for data without end or number, ConfigError for ``out`` or a number that will not do.
+    others keep their bytes. Every image is decoded; what cannot be read, or has more than ``max_pixels``, is left out
+    and named, as is a shard's place for it. Training images are shuffled, so that programs that read shards from front
+    to back see a mixture. ``exist_ok`` goes on with an interrupted run of the same images and settings, or replaces
+    another one. Raises DataError for data without end or number, ConfigError for ``out`` or a number that will not do.
     """
     for name, value, least in (("size", size, 8), ("shard_size", shard_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
@@ -86,14 +87,13 @@ def pack(
     jobs = [job for split, images in splits.items() for job in _jobs(split, images, shard_size)]
     names = list(dict.fromkeys(name for name, _, _ in jobs))
     classes = next(iter(splits.values())).classes
-    _prepare(
-        out, {"size": size, "shard_size": shard_size, "images": _digest(splits), "shards": names}, classes, exist_ok
-    )
+    plan = {"size": size, "shard_size": shard_size, "max_pixels": max_pixels, "images": _digest(splits)}
+    _prepare(out, plan | {"shards": names}, classes, exist_ok)
     written = {name: index for name in names if (index := _read_index(out / name))}
 
     def convert(job: Job) -> Converted:
         try:
-            return job, *_converted(job[2][0], size), None
+            return job, *_converted(job[2][0], size, max_pixels), None
         except ImageError as error:
             return job, "", b"", str(error)
 
@@ -156,10 +156,10 @@ def _prepare(out: Path, plan: dict[str, Any], classes: Sequence[str], exist_ok: 
     write_text(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def _converted(image: Path | StoredImage, size: int | None) -> tuple[str, bytes]:
+def _converted(image: Path | StoredImage, size: int | None, max_pixels: int) -> tuple[str, bytes]:
     """Return the suffix and the bytes that an image goes into its shard with. Raises ImageError."""
     data = encoded(image)
-    picture = decode(data)
+    picture = decode(data, max_pixels=max_pixels)
     if size is None or min(picture.size) <= size:
         return _suffix(identify(data[:HEAD_BYTES])), data
     width, height = (round(side * size / min(picture.size)) for side in picture.size)

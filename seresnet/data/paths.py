@@ -19,7 +19,7 @@ from seresnet.data.lists import is_list, listed_images
 from seresnet.data.names import natural_key
 from seresnet.data.shard_files import find_shards, holds_shards, is_pattern
 from seresnet.data.shards import is_shard, shard_images
-from seresnet.data.tables import bounded_lines, decoded, parse_table, split_header
+from seresnet.data.tables import bounded_lines, decoded, is_separator_line, parse_table, split_header
 from seresnet.data.walk import Walk, is_image_file
 
 Image = str | StoredImage
@@ -85,6 +85,8 @@ def _lines(stdin: TextIO) -> Iterator[str]:
 def _listed(text: TextIO) -> Iterator[str]:
     lines = bounded_lines("stdin", text)
     first = next(lines, "").removeprefix("\ufeff")
+    if is_separator_line(first) and not os.path.lexists(first.strip()):
+        first = next(lines, "")
     columns = split_header(first)[0]
     if "path" in columns and len(columns) > 1 and not os.path.lexists(first.strip()):
         for _, cells in parse_table("stdin", chain([first], lines))[1]:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TextIO
 from seresnet.data.names import few
 from seresnet.errors import DataError
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 _LINE = 2**20  # characters of a line; a file without line ends is not read into memory
 
 Row = tuple[int, dict[str, Any]]  # the line (of parquet: the row) and its cells by column
@@ -23,8 +23,8 @@ Row = tuple[int, dict[str, Any]]  # the line (of parquet: the row) and its cells
 def read_table(path: Path) -> Iterator[tuple[list[str], Iterator[Row]]]:
     """Open a list: yield the names of its columns, in lower case, and its rows. Raises DataError.
 
-    Text may be UTF-8 or UTF-16, with or without a byte order mark, separated by commas, semicolons or tabs, with
-    quoted cells and spaces around them.
+    Text may be UTF-8 or UTF-16, with or without a byte order mark, separated by commas, semicolons, tabs or bars,
+    with quoted cells and spaces around them.
     """
     if path.suffix.lower() == ".parquet":
         yield _parquet(path)
@@ -50,6 +50,8 @@ def decoded(file: BinaryIO) -> TextIOWrapper:
         return TextIOWrapper(file, "utf-16", newline="")
     if len(head) > 3 and head[0] and not any(head[1::2]):
         return TextIOWrapper(file, "utf-16-le", newline="")
+    if len(head) > 3 and head[1] and not any(head[::2]):
+        return TextIOWrapper(file, "utf-16-be", newline="")
     return TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -68,13 +70,18 @@ def parse_table(name: str, lines: Iterable[str]) -> tuple[list[str], Iterator[Ro
     numbered = enumerate(lines, 1)
     header, start = "", 0
     for start, header in numbered:  # noqa: B007 (used below)
-        if header.strip() and not header.lower().startswith("sep="):  # Excel writes the separator into the first line
+        if header.strip() and not is_separator_line(header):
             break
     columns, delimiter = split_header(header)
     twice = next((column for column in columns if column and columns.count(column) > 1), None)
     if twice is not None:
         raise DataError(f"{name}: line {start}: two columns {twice!r}; keep one")
     return columns, _rows(name, start, columns, (line for _, line in numbered), delimiter)
+
+
+def is_separator_line(line: str) -> bool:
+    """Return whether a line is ``sep=;``, which Excel writes above the header."""
+    return line.lower().startswith("sep=") and len(line.strip()) <= len("sep=;")
 
 
 def split_header(line: str) -> tuple[list[str], str]:

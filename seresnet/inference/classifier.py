@@ -21,7 +21,7 @@ from seresnet.errors import ConfigError, ImageError
 from seresnet.inference.calibration import Calibration
 from seresnet.inference.images import Batch, ReadImage, as_array, at_least, each_source, read_images, to_batch
 from seresnet.inference.load import Settings, network_of_name, open_named, open_network
-from seresnet.inference.prediction import NOT_FINITE, Prediction, Scored, predict_row
+from seresnet.inference.prediction import NOT_FINITE, Embedded, Prediction, Scored, predict_row
 from seresnet.weights.source import resolve
 
 if TYPE_CHECKING:
@@ -125,15 +125,26 @@ class Classifier:
         Raises ImageError, with the path, for an image that cannot be read or whose features are not finite.
         """
         rows = []
-        for images in self._read(each_source(sources, self.offline), batch_size, workers):
-            for image in images:
-                if image.error is not None:
-                    raise ImageError(f"{image.path or 'an image from memory'}: {image.error}")
-            rows.append(self.engine.embed(to_batch(images, self.preprocess)))
-            for image, row in zip(images, rows[-1], strict=True):
-                if not np.isfinite(row).all():
-                    raise ImageError(f"{image.path or 'an image from memory'}: {NOT_FINITE}")
-        return np.concatenate(rows) if rows else self.engine.embed(to_batch([], self.preprocess))
+        for batch in self.embedded(each_source(sources, self.offline), batch_size, workers):
+            for item in batch:
+                if item.features is None:
+                    raise ImageError(f"{item.path or 'an image from memory'}: {item.error}")
+                rows.append(item.features)
+        return np.stack(rows) if rows else self.engine.embed(to_batch([], self.preprocess))
+
+    def embedded(
+        self, sources: Iterable[Any], batch_size: int | None = None, workers: int | None = None
+    ) -> Iterator[list[Embedded]]:
+        """Yield batches of pooled features, one `Embedded` for each image and in order, in flat memory.
+
+        Every source is one image; folders and globs are not expanded. An image that cannot be read has an ``error``.
+        """
+        for images in self._read(sources, batch_size, workers):
+            rows = iter(self.engine.embed(to_batch(images, self.preprocess)))
+            yield [
+                Embedded(image.path, error=image.error) if image.error is not None else _finite(image.path, next(rows))
+                for image in images
+            ]
 
     def explain(self, source: Any, label: str | int | None = None) -> Explanation:
         """Explain the prediction of one image: Grad-CAM, and the gates of each block. Runs on torch, in float32.
@@ -184,6 +195,11 @@ class Classifier:
 def _checked(path: str | None, logits: Batch) -> Scored:
     """Return the logits of an image; an error in place of logits that are not finite, whatever the engine."""
     return Scored(path, logits) if np.isfinite(logits).all() else Scored(path, error=NOT_FINITE)
+
+
+def _finite(path: str | None, features: Batch) -> Embedded:
+    """Return the features of an image; an error in place of features that are not finite."""
+    return Embedded(path, features) if np.isfinite(features).all() else Embedded(path, error=NOT_FINITE)
 
 
 def load(

@@ -23,6 +23,15 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The pooled features (num_features,) of one image, all of them finite, or the reason where there are none."""
+
+    path: str | None
+    features: NDArray[np.float32] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a model says about one image, the most probable class first.
 

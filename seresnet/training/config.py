@@ -71,6 +71,7 @@ class TrainConfig:
     repeated_aug: Annotated[int, Field(ge=1, le=64)] = 1  # copies of each image in a batch, each with its own crop
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha of the beta distribution of lam; 0: off
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha; with both, each batch takes one of them at random
+    max_megapixels: Annotated[float, Field(ge=0.001, le=1e6)] | None = None  # larger images are skipped; None: 178.9
     val_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.1  # held out of train where there is no validation set
     # optimization
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 100  # 0: the linear probe alone

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from seresnet.common.progress import Progress
 from seresnet.data.augment import TrainCrop
 from seresnet.data.dataset import ImageSet, hold_out
+from seresnet.data.decode import pixel_limit
 from seresnet.data.image_hashes import Hashes, image_hashes
 from seresnet.data.loader import Loader
 from seresnet.data.open_dataset import open_data
@@ -64,6 +65,7 @@ def create_loader(config: TrainConfig, images: ImageSet, crop: TrainCrop, accele
         world=world,
         num_classes=len(images.classes) if images.multi_label else None,
         repeated_aug=config.repeated_aug,
+        max_pixels=pixel_limit(config.max_megapixels),
     )
 
 

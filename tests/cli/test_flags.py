@@ -19,15 +19,17 @@ FLAGS = {
     ),
     "train": (
         "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
-        " --workers --resume --exist-ok --offline"
+        " --max-megapixels --workers --resume --exist-ok --offline"
     ),
     "explain": "--out --model --label --device --offline",
+    "embed": "--out --model --normalize --batch-size --device --engine --precision --workers --offline",
+    "search": "--topk --sheet --model --device --offline",
     "serve": (
         "--model --host --port --max-batch --max-wait-ms --max-queue --timeout-s --max-body-mb --max-megapixels"
         " --max-connections --read-timeout-s --drain-s --api-key-file --cors --log-format --device --engine --precision"
         " --workers --offline"
     ),
-    "pack": "--out --size --shard-size --workers --exist-ok --offline",
+    "pack": "--out --size --shard-size --max-megapixels --workers --exist-ok --offline",
     "quantize": "--model --data --out --images --min-accuracy --workers --offline --exist-ok",
     "benchmark": ("--model --against --batch-size --rounds --engine --precision --device --out --offline --exist-ok"),
     "models": "--pretrained --check-sources --format",

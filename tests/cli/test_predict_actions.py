@@ -119,6 +119,15 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(photos, ar
     assert message.format(photos=photos) in done.stderr.decode() and done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("verb", ["predict", "eval", "pack", "train"])
+@pytest.mark.parametrize("limit", ["0", "-1", "nan"])
+def test_a_size_that_is_none_is_refused_by_every_command(photos, verb, limit):
+    out = () if verb in ("predict", "eval") else ("--out", photos / "run")
+    done = here(verb, photos, f"--max-megapixels={limit}", *out)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"megapixels" in done.stderr and done.stderr.count(b"\n") == 1
+
+
 def test_class_names_become_names_of_folders_each_its_own():
     labels = ["cat", "Cat", "a/b", "..", "", "con", "unknown", "é" * 300, "x\x1b"]
     names = folder_names(labels, ("unknown",))

@@ -240,3 +240,41 @@ def test_a_changed_image_changes_the_fingerprint(tmp_path):
     before = open_data(root).train.fingerprint()
     fill(root, "cat/1.jpg", data=jpeg((30, 200, 30)))
     assert open_data(root).train.fingerprint() != before
+
+
+def tiny_imagenet(root: Path) -> Path:
+    ids = ("n01443537", "n01629819", "n02123045")
+    fill(root, *(f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in ids for i in (0, 1)), "test/images/test_0.JPEG")
+    fill(root, *(f"train/{wnid}/{wnid}_boxes.txt" for wnid in ids), "wnids.txt", data=b"x")
+    fill(root / "val" / "images", *(f"val_{i}.JPEG" for i in (0, 1, 2, 10)))
+    truth = {0: ids[2], 1: ids[0], 2: ids[1], 10: ids[2]}
+    lines = [f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n" for i, wnid in truth.items()]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+def test_tiny_imagenet_as_it_is_published(tmp_path, caplog):
+    found = open_data(tiny_imagenet(tmp_path))
+    assert found.train.classes == found.validation.classes == ("n01443537", "n01629819", "n02123045")
+    assert [(path.name, target) for path, target in found.validation.samples] == [
+        *(("val_0.JPEG", 2), ("val_1.JPEG", 0), ("val_2.JPEG", 1), ("val_10.JPEG", 2))
+    ]
+    images = open_labelled(tmp_path)
+    assert images.split == "validation" and len(images.samples) == 4
+    assert "the test split is left out: its images lie in one folder, images" in caplog.text
+
+
+def test_tiny_imagenet_with_a_photograph_that_is_not_annotated(tmp_path):
+    fill(tiny_imagenet(tmp_path), "val/images/val_3.JPEG")
+    with pytest.raises(DataError, match=r"val_3\.JPEG: is not named in .*val_annotations\.txt"):
+        open_data(tmp_path)
+
+
+def test_tiny_imagenet_sorted_into_class_folders_by_a_script(tmp_path):
+    tiny_imagenet(tmp_path)
+    (tmp_path / "val" / "images" / "val_0.JPEG").unlink()
+    fill(tmp_path / "val", "n02123045/val_0.JPEG", "n01443537/val_1.JPEG")
+    for path in (tmp_path / "val" / "images").iterdir():
+        path.unlink()
+    (tmp_path / "val" / "images").rmdir()
+    assert [target for _, target in open_data(tmp_path).validation.samples] == [0, 2]

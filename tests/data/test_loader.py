@@ -97,6 +97,16 @@ def photograph():
     return buffer.getvalue()
 
 
+def test_larger_images_than_allowed_are_skipped(photograph, tmp_path):
+    (tmp_path / "large.jpg").write_bytes(photograph)
+    Image.new("RGB", (40, 40)).save(tmp_path / "small.png")
+    samples = [(tmp_path / name, 0) for name in ("large.jpg", "small.png")]
+    some = Loader(samples, TrainCrop("center", Preprocess((3, 16, 16))), 2, 0, max_pixels=2_000_000)
+    (batch,) = some.in_order()
+    assert batch.paths == [tmp_path / "small.png"]
+    assert "over the limit of 2" in some.unreadable[tmp_path / "large.jpg"]
+
+
 def test_large_photographs_are_decoded_smaller_for_random_crops(photograph, tmp_path):
     (tmp_path / "large.jpg").write_bytes(photograph)
     preprocess = Preprocess(input_size=(3, 128, 128), interpolation="bicubic")

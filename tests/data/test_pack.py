@@ -122,6 +122,15 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
         pack(data, tmp_path / "out" / "letter.txt")
 
 
+def test_larger_images_than_allowed_are_left_out(tmp_path):
+    data = color_folder(tmp_path / "data", per_class=2)
+    Image.new("RGB", (40, 40)).save(data / "red" / "large.png")
+    packed = pack(data, tmp_path / "out", max_pixels=1000)
+    assert packed.images == 6
+    ((name, reason),) = packed.skipped
+    assert name.endswith("large.png") and "over the limit of" in reason
+
+
 def test_changed_images_are_packed_anew(tmp_path):
     data = color_folder(tmp_path / "data", per_class=2)
     pack(data, tmp_path / "out")

@@ -1,0 +1,1 @@
+"""Embeddings of many images in a file, and the search for similar ones."""
