@@ -87,9 +87,9 @@ def _class_bars(axes: Axes, e: Evaluation[Any], rows: Any, places: Any) -> None:
     """Draw a bar for each class of ``rows`` at ``places``, with marks at its precision and recall."""
     name, values, average = e.metrics.score
     axes.barh(places, values[rows], color=BLUE, height=0.72)
-    marks = {"zorder": 3, "clip_on": False}
+    marks: dict[str, Any] = {"zorder": 3, "clip_on": False}
     axes.scatter(e.metrics.precision[rows], places, marker="|", color=INK, s=70, label="precision", **marks)
-    circle = {"marker": "o", "facecolor": "white", "edgecolor": INK, "s": 22, **marks}
+    circle: dict[str, Any] = {"marker": "o", "facecolor": "white", "edgecolor": INK, "s": 22, **marks}
     axes.scatter(e.metrics.recall[rows], places, label="recall", **circle)
     axes.axvline(average, color=INK, lw=1, ls="--", label="macro average")
     axes.set(xlim=(0, 1), xlabel=name, ylim=(-0.6, places[-1] + 0.6))
@@ -122,7 +122,7 @@ def draw_mistakes(e: Evaluation[Any]) -> Figure | None:
         text = f"{_short(mistake.predicted, 17)} ({100 * mistake.confidence:.1f} %)"
         axes.set_title(text, fontsize=8.5, color=RED, pad=3, parse_math=False)
         caption = f"true: {_short(mistake.true, 18)}"
-        below = {"ha": "center", "va": "top", "transform": axes.transAxes}
+        below: dict[str, Any] = {"ha": "center", "va": "top", "transform": axes.transAxes}
         axes.text(0.5, -0.04, caption, fontsize=8.5, color=INK, parse_math=False, **below)
     return figure
 
