@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from seresnet.data.dataset import ImageSet, Sample
-from seresnet.data.names import class_names, few, nfc
+from seresnet.data.names import alike, class_names, few, nfc, split_named
 from seresnet.data.walk import Walk, describe_side_files, is_image_file, list_folder, why_not_image
 from seresnet.errors import DataError
 
 log = logging.getLogger("seresnet")
 
+_NUMBERED_SPLIT = re.compile("(train|val|valid|validation|test|fold|split|part|batch)[ _.-]?[0-9]+", re.IGNORECASE)
+_PAIRED = frozenset("image images img imgs mask masks label labels annotation annotations gt groundtruth".split())  # noqa: SIM905
 _PROBED = 100  # files of a folder that are looked into for an image
 
 
@@ -27,10 +30,17 @@ def image_folder(root: str | Path, classes: Sequence[str] | None = None, split: 
     folders = class_folders(root)
     if len(folders) == 1 and classes is None:
         _check_level(root, next(iter(folders)))
-    names = tuple(classes) if classes is not None else class_names(folders)
-    unknown = [name for name in class_names(folders) if name not in names]
+    _check_not_splits(root, folders)
+    try:
+        found_names = class_names(folders)
+    except DataError as error:
+        raise DataError(f"{root}: {error}") from None
+    names = tuple(classes) if classes is not None else found_names
+    unknown = [name for name in found_names if name not in names]
     if unknown:
-        raise DataError(f"{root}: class folders that are not in the training split: {few(unknown)}")
+        pairs = [pair for pair in alike([*names, *unknown]) if pair[1] in unknown]
+        hint = f"; {pairs[0][1]!r} is {pairs[0][0]!r} there: rename one" if pairs else ""
+        raise DataError(f"{root}: class folders that are not in the training split: {few(unknown)}{hint}")
     walk = Walk(root)
     found = {name: _images(walk, root, folders[name]) for name in names if name in folders}
     _note_what_is_ignored(root, walk, found, folders)
@@ -72,6 +82,29 @@ def has_images(folder: Path) -> bool:
     return any(is_image_file(folder / name) for name in files[:_PROBED])
 
 
+def _check_not_splits(root: Path, folders: dict[str, list[str]]) -> None:
+    """Raise DataError where every folder has the same folders in it, and these or those are called like splits.
+
+    As classes, ``cat/train`` and ``cat/test`` would be trained on alike, and ``fold1/cat`` would be of class fold1.
+    """
+    if len(folders) < 2 or any(has_images(root / each[0]) for each in folders.values()):
+        return
+    inner = [tuple(list_folder(root / each[0]).folders) for each in folders.values()]
+    if len(inner[0]) < 2 or len(set(inner)) > 1:
+        return
+    if all(map(split_named, inner[0])):
+        first = next((name for name in inner[0] if split_named(name) == "train"), inner[0][0])
+        raise DataError(
+            f"{root}: each class has the splits {few(inner[0])} in it; put the splits above the classes, as "
+            f"{root / first / next(iter(folders))}, or give a list (.csv) with a column split"
+        )
+    if all(map(_NUMBERED_SPLIT.fullmatch, folders)):
+        raise DataError(
+            f"{root}: {few(folders)} look like splits or folds, not classes, as each holds {few(inner[0])}; name them "
+            "train and validation, or give one of them"
+        )
+
+
 def _images(walk: Walk, root: Path, folders: Iterable[str]) -> list[Path]:
     return [Path(path) for folder in folders for path in walk.images(root / folder)]
 
@@ -79,6 +112,11 @@ def _images(walk: Walk, root: Path, folders: Iterable[str]) -> list[Path]:
 def _no_classes(root: Path) -> str:
     """Say what a folder without folders holds, and what to give instead."""
     files = list_folder(root).files
+    packed = [
+        name for name in files if name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".rar", ".7z"))
+    ]
+    if packed and not list_folder(root).folders:
+        return f"{root}: holds {few(packed)} and no class folders; unpack it, and give its folder"
     lists = [name for name in files if name.lower().endswith((".csv", ".tsv", ".parquet"))]
     if lists:
         return f"{root}: no class folders; to use the list in it, give {root / lists[0]}"
@@ -122,7 +160,13 @@ def _example(found: dict[str, list[Path]]) -> str:
 
 
 def _note_what_is_ignored(root: Path, walk: Walk, found: dict[str, list[Path]], folders: dict[str, list[str]]) -> None:
-    """Say in one line each what lies in the folder and does not count."""
+    """Say in one line each what lies in the folder and does not count, and what may be no classes."""
+    for first, second in alike(found)[:1]:
+        log.warning(
+            "%s: the classes %r and %r differ in case, spaces or zeros alone; are they one?", root, first, second
+        )
+    if _PAIRED.issuperset(name.casefold() for name in found):
+        log.warning("%s: the classes are the folders in it, %s; for other classes give other folders", root, few(found))
     beside = [name for name in list_folder(root).files if is_image_file(root / name)]
     if beside:
         log.warning("%s: ignored %d images beside the class folders: %s", root, len(beside), few(beside))

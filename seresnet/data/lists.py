@@ -13,7 +13,7 @@ from typing import Any
 
 from seresnet.data.dataset import ImageSet, Sample
 from seresnet.data.layout import Found
-from seresnet.data.names import class_names, few, nfc, shown, split_named
+from seresnet.data.names import alike, class_names, few, nfc, shown, split_named
 from seresnet.data.tables import read_table
 from seresnet.errors import DataError
 
@@ -113,6 +113,8 @@ def _read(path: Path) -> ImageList:
 def _require_path(path: Path, columns: list[str]) -> None:
     if "path" not in columns:
         hint = f"; for images within the table, give hf:{path}" if "image" in columns else ""
+        if any((path.parent / column.replace("\\", "/")).is_file() for column in columns if column):
+            hint = "; is the header missing? Let the first line be path,label"
         raise DataError(f"{path}: has no column 'path', only {few(columns) or 'nothing'}{hint}")
 
 
@@ -205,6 +207,10 @@ def _image_set(images: ImageList, split: str, training: bool) -> ImageSet:
     if not any(row.image.is_file() for row in rows[:_PROBED]):
         missing = f"{rows[0].image} does not exist, nor do those after it; paths start at the list's folder"
         raise images.error(rows[0].line, missing)
+    for first, second in alike(classes)[:1]:
+        log.warning(
+            "%s: the classes %r and %r differ in case, spaces or zeros alone; are they one?", images.path, first, second
+        )
     for note in (*_number_notes(renamed), *_combined(images.multi_label, classes)):
         log.warning("%s: %s", images.path, note)
     samples = tuple(_samples(images, split, classes, labels))

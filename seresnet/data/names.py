@@ -54,6 +54,18 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of names that differ in case, outer spaces or leading zeros alone: they may mean one class."""
+    seen: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        plain = re.sub("(?<![0-9])0+(?=[0-9])", "", name.strip().casefold())
+        if plain in seen:
+            pairs.append((seen[plain], name))
+        seen.setdefault(plain, name)
+    return pairs
+
+
 def shown(text: object, length: int = 60) -> str:
     """Return a cell or a name as messages show it: without control characters, and not longer than they need."""
     return printable(str(text)[:length]) + ("..." if len(str(text)) > length else "")

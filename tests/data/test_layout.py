@@ -89,6 +89,16 @@ def test_evaluation_takes_test_or_else_validation_or_else_train_and_says_which(t
         (["cat/1.jpg", "dog/1.heic"], "class folders without an image: dog"),
         (["train/cat/1.jpg", "Train/cat/1.jpg"], "are both the train split"),
         (["val/cat/1.jpg", "dev/cat/1.jpg", "train/cat/1.jpg"], "are both the validation split"),
+        ([f"{c}/{s}/1.jpg" for c in ("cat", "dog") for s in ("train", "test")], r"put the splits above .*/train/cat"),
+        (
+            [f"{s}{i}/{c}/1.jpg" for c in ("cat", "dog") for s, i in (("train", 1), ("val", 1))],
+            "look like splits or folds",
+        ),
+        ([f"Fold_{i}/{c}/1.jpg" for c in ("cat", "dog") for i in (1, 2, 3)], "look like splits or folds"),
+        ([f"train/{c}/1.jpg" for c in ("Cat", "dog")] + ["val/cat/1.jpg"], "'cat' is 'Cat' there: rename one"),
+        ([f"train/{c}/1.jpg" for c in ("cat ", "dog")] + ["val/cat/1.jpg"], "'cat' is 'cat ' there: rename one"),
+        (["-1/1.jpg", "0/1.jpg", "1/1.jpg"], r"test_what.*: label -1 is not a class"),
+        (["inner.zip"], r"holds inner\.zip and no class folders; unpack it"),
         (["labels.csv"], r"to use the list in it, give .*labels\.csv"),
     ],
 )
@@ -278,3 +288,25 @@ def test_tiny_imagenet_sorted_into_class_folders_by_a_script(tmp_path):
         path.unlink()
     (tmp_path / "val" / "images").rmdir()
     assert [target for _, target in open_data(tmp_path).validation.samples] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("Cat", "cat", "dog"), "'Cat' and 'cat' differ in case"),
+        (("01", "1", "2"), "'01' and '1' differ in case, spaces or zeros alone"),
+        (("cat", "cat ", "dog"), "'cat' and 'cat ' differ in case, spaces"),
+        (("images", "masks"), "the classes are the folders in it, images, masks"),
+        (("class 10", "class 1", "1000", "100"), None),
+        (("fold1", "fold2"), None),  # with images directly in them, these are classes
+    ],
+)
+def test_classes_that_may_be_one_or_none_are_said(tmp_path, caplog, classes, message):
+    fill(tmp_path, *(f"{name}/{i}.jpg" for name in classes for i in (1, 2)))
+    assert set(open_data(tmp_path).train.classes) == set(classes)
+    assert message in caplog.text if message else not caplog.text
+
+
+def test_folders_of_kinds_within_each_class_are_not_splits(tmp_path):
+    fill(tmp_path, *(f"{name}/{kind}/1.jpg" for name in ("cat", "dog") for kind in ("original", "cropped")))
+    assert open_data(tmp_path).train.classes == ("cat", "dog")

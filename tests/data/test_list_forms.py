@@ -116,3 +116,13 @@ def test_a_refusal_names_the_line_and_what_was_seen(images, rows, line, seen):
     (images / "list.csv").write_text("\n".join(["path,label", *rows]))
     with pytest.raises(DataError, match=f"line {line}: .*{seen}"):
         open_data(images / "list.csv")
+
+
+def test_a_list_without_a_header_and_labels_that_may_be_one(images, caplog):
+    rows = "".join(f"{name},{label}\n" for name, label in zip(NAMES, ("Cat", "cat", "dog", "dog"), strict=True))
+    (images / "list.csv").write_text(rows)
+    with pytest.raises(DataError, match="is the header missing"):
+        open_data(images / "list.csv")
+    (images / "list.csv").write_text("path,label\n" + rows)
+    assert open_data(images / "list.csv").train.classes == ("Cat", "cat", "dog")
+    assert "'Cat' and 'cat' differ in case" in caplog.text
