@@ -55,6 +55,9 @@ def train(
     precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, Parameter(help="Numeric precision.")] = None,
     max_megapixels: Annotated[float | None, Parameter(help="Skip larger images (default: 178.9).")] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
+    exclude: Annotated[
+        Path | None, Parameter(help="Leave out the images of this list, such as faults.csv of seresnet check.")
+    ] = None,
     resume: Annotated[bool, Parameter(help="Resume the run in --out.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the run in --out.")] = False,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
@@ -92,7 +95,14 @@ def train(
     with messages(IS_MAIN_RANK):
         try:
             result = run(
-                settings, source, folder, resume=resume, exist_ok=exist_ok, device=device, offline=offline or None
+                settings,
+                source,
+                folder,
+                resume=resume,
+                exist_ok=exist_ok,
+                device=device,
+                offline=offline or None,
+                exclude=exclude,
             )
         except TrainingStopped as stopped:  # the log says so already, and it is not an error
             return stopped.exit_code
