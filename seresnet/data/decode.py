@@ -28,6 +28,7 @@ from PIL import (
 )
 
 from seresnet.data.bounds import check_bounds
+from seresnet.data.libtiff import count_errors
 from seresnet.data.pixels import flatten, from_array, to_rgb
 from seresnet.data.sniff import HEAD_BYTES, identify, is_cut_short, jpeg_ran_dry
 from seresnet.data.walk import Walk
@@ -206,6 +207,8 @@ def _loaded(
 ) -> Image.Image:
     """Return the pixels, upright and RGB."""
     try:
+        if format_name == "TIFF" and count_errors(image.load):
+            raise ImageError("damaged TIFF")
         image.load()
         short = file is not None and _is_short(format_name, file, image)
         # A picture that was opened here is nobody else's: its pixels need no copy.

@@ -14,15 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seresnet.errors import ConfigError
-from seresnet.models.fuse import (
-    BorderGate,
-    FusedBlock,
-    FusedSEResNet,
-    Gate,
-    GateFirstBlock,
-    GateLastBlock,
-    Subsample,
-)
+from seresnet.models.fuse import FusedBlock, FusedSEResNet, GateFirstBlock, GateLastBlock, Subsample
+from seresnet.models.gates import BorderGate, Gate
 from seresnet.models.squeeze_excite import SqueezeExcite
 
 T = TypeVar("T")  # a value in the engine's graph

@@ -75,6 +75,15 @@ def _not_a_state(state: object) -> str:
     return ""
 
 
+def check_resumable(
+    saved: dict[str, Any], fingerprint: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, path: Path
+) -> None:
+    """Raise SeresnetError where a checkpoint is not of this run: its data, its network and its optimizer."""
+    check_same_run(saved["fingerprint"], fingerprint, path)
+    check_same_tensors(saved, model, path)
+    check_same_optimizer(saved, optimizer, path)
+
+
 def check_same_tensors(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
     """Raise SeresnetError, naming the first differences, unless a checkpoint holds the tensors of this network."""
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}

@@ -18,7 +18,7 @@ from seresnet.data.loader import Loader
 from seresnet.errors import DiskFullError
 from seresnet.models.resnet import SEResNet
 from seresnet.training.auto_config import resolve_auto_settings
-from seresnet.training.checkpoint import check_same_optimizer, check_same_run, check_same_tensors, load_state
+from seresnet.training.checkpoint import check_resumable, load_state
 from seresnet.training.config import NO_SETTINGS, TrainConfig
 from seresnet.training.device import PRECISIONS, create_accelerator, device_name
 from seresnet.training.losses import balanced_weights
@@ -120,9 +120,7 @@ def run(
     val_data = create_loader(config, val_set, TrainCrop("center", model.preprocess), accelerator)
     fingerprint = run_fingerprint(config, model, train_set, train_data, hashes[0])
     if checkpoint:  # before anything of the run is touched
-        check_same_run(checkpoint["fingerprint"], fingerprint, state_file)
-        check_same_tensors(checkpoint, model, state_file)
-        check_same_optimizer(checkpoint, create_optimizer(model, config), state_file)
+        check_resumable(checkpoint, fingerprint, model, create_optimizer(model, config), state_file)
     # The run's folder, and the loop
     with on_main_rank(accelerator, lambda: RunFolder(out, resume, exist_ok)) or nullcontext() as folder:
         weights = (

@@ -20,6 +20,9 @@ from seresnet.models.variants import VARIANTS
 from seresnet.weights.convert import is_legacy, normalized
 from seresnet.weights.create import create_model
 from seresnet.weights.identify import build_on_meta, declared, matching_architectures
+from seresnet.weights.index import default_entry, default_transform, entries
+from seresnet.weights.pretrained_cfg import weights_cfg
+from seresnet.weights.source import resolve
 
 log = logging.getLogger("seresnet")
 
@@ -100,13 +103,15 @@ def register_with_timm(prefix: str = "seresnet_") -> list[str]:
     """Register this package's networks with timm, for timm's own scripts, and return their names there.
 
     ``seresnet18`` becomes ``seresnet_seresnet18``: timm's own networks keep their names. ``timm.create_model`` of such
-    a name calls `seresnet.create_model` with its arguments. timm has to be imported before: this package
-    does not import it. Raises ConfigError where it is not, or where a name is timm's already.
+    a name calls `seresnet.create_model` with its arguments, and timm knows the transform of each weight. timm has to be
+    imported before: this package does not import it. Raises ConfigError where it is not, or where a name is timm's
+    already.
     """
     timm_models: Any = sys.modules.get("timm.models")
     if timm_models is None:
         raise ConfigError("timm is not imported: call register_with_timm() after `import timm`")
     registered = []
+    sys.modules[__name__].__dict__["default_cfgs"] = timm_models.generate_default_cfgs(_default_cfgs(prefix))
     for arch in VARIANTS:
         name = f"{prefix}{arch}"
         if timm_models.is_model(name):
@@ -118,6 +123,19 @@ def register_with_timm(prefix: str = "seresnet_") -> list[str]:
             timm_models.register_model(entrypoint)
         registered.append(name)
     return registered
+
+
+def _default_cfgs(prefix: str) -> dict[str, dict[str, Any]]:
+    """Return what timm's scripts ask of a name before they create it: transform, classes and source of each weight."""
+    names = [*entries(), *(arch for arch in VARIANTS if default_entry(arch) is None)]
+    found = {}
+    for name in names:
+        arch, _, tag = name.partition(".")
+        source = resolve(name, False)
+        classes = VARIANTS[arch].num_classes if source.num_classes is None else source.num_classes
+        transform = source.preprocess or default_transform(arch)
+        found[f"{prefix}{name}"] = weights_cfg(arch, tag, transform, classes, VARIANTS[arch])
+    return found
 
 
 def _entrypoint(name: str, arch: str) -> Callable[..., nn.Module]:

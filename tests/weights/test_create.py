@@ -134,3 +134,21 @@ def test_registered_networks_do_not_hide_timms() -> None:
     model = timm.create_model("seresnet_seresnet18", num_classes=7, drop_rate=0.1)
     assert (type(model).__name__, model.num_classes, model.drop_rate) == ("SEResNet", 7, 0.1)
     assert type(timm.create_model("seresnet18", device="meta")).__name__ == "ResNet"
+
+
+@pytest.mark.parametrize("name", ["legacy_seresnet50", "legacy_senet154", "seresnet50.a3_in1k", "seresnet18"])
+def test_timms_scripts_know_the_transform_of_a_registered_network(name: str) -> None:
+    """They ask timm's registry, and pass what it says to `create_model` as ``pretrained_cfg``."""
+    seresnet.register_with_timm()
+    found = []
+    for registered in (f"seresnet_{name}", name):
+        arguments = timm.models.resolve_model_input_args(registered, {"img_size": 96}, num_classes=7)
+        model = timm.create_model(**arguments, device="meta")
+        found.append((timm.data.resolve_data_config(model=model, args={"img_size": 96}), model.num_classes))
+    assert found[0] == found[1]
+    assert on_meta(name).preprocess == model_preprocess(f"seresnet_{name}")
+
+
+def model_preprocess(registered: str) -> object:
+    """Return our transform of a network that timm's scripts create."""
+    return timm.create_model(**timm.models.resolve_model_input_args(registered, {}), device="meta").preprocess
