@@ -92,18 +92,10 @@ def train(
     if resume and exist_ok:
         raise ConfigError("--resume continues a run and --exist-ok overwrites it: give one of them")
     folder = out or new_run(Path("runs"), run_name(recipe, config))
+    options: dict[str, Any] = {"device": device, "offline": offline or None, "exclude": exclude}
     with messages(IS_MAIN_RANK):
         try:
-            result = run(
-                settings,
-                source,
-                folder,
-                resume=resume,
-                exist_ok=exist_ok,
-                device=device,
-                offline=offline or None,
-                exclude=exclude,
-            )
+            result = run(settings, source, folder, resume=resume, exist_ok=exist_ok, **options)
         except TrainingStopped as stopped:  # the log says so already, and it is not an error
             return stopped.exit_code
     if IS_MAIN_RANK:
