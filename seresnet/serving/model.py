@@ -18,7 +18,7 @@ from seresnet.serving.batcher import Array, Batcher, Row
 from seresnet.serving.problems import Problem, overloaded
 from seresnet.serving.settings import ServeSettings
 
-SHARE_OF_TIMEOUT = 0.8  # an image whose wait is estimated to be longer than this part of the timeout is refused
+SHARE_OF_TIMEOUT = 0.6  # an image whose wait is estimated to be longer than this part of the timeout is refused
 SMALL_PIXELS = 2**14  # engines run smaller images several to a request, on graphs of their own
 
 
