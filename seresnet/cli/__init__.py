@@ -33,6 +33,7 @@ VERBS = {
         "SOURCE...",
         "Show what predictions depend on: heat maps and channels.",
     ),
+    "check": ("seresnet.cli.check:check", "DATA", "Find what would spoil training: duplicates, leaks, wrong labels."),
     "embed": ("seresnet.cli.embed:embed", "SOURCE...", "Write the embeddings of images into a file."),
     "search": ("seresnet.cli.search:search", "VECTORS IMAGE...", "Find similar images in a file of embeddings."),
     "serve": ("seresnet.cli.serve:serve", "", "Serve models over HTTP, with a page for people."),
