@@ -1,4 +1,4 @@
-"""What a run says of itself: one short line for each thing, to stderr and ``log.txt``."""
+"""The messages of a training run: one short line each, to stderr and ``log.txt``."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def warn_of_small_input(samples: Sequence[Sample] | Stream, size: int) -> None:
     for image, _ in samples[:: max(1, len(samples) // LOOKED_AT)]:
         try:
             with Image.open(image if isinstance(image, Path) else BytesIO(image.read())) as opened:
-                edges.append(min(opened.size))  # of the header alone: nothing is decoded
+                edges.append(min(opened.size))  # from the header, without decoding
         except (OSError, ValueError, SeresnetError, Image.DecompressionBombError):
             continue
     if edges and (typical := round(median(edges))) >= REDUCED_BY * size:
@@ -181,8 +181,8 @@ def chance_score(samples: Sequence[Sample] | Stream, multi_label: bool) -> float
     if isinstance(samples, Stream) or not samples:
         return 0.0
     counts = Counter(label for _, target in samples for label in ((target,) if isinstance(target, int) else target))
-    shares = [count / len(samples) for count in counts.values()]
-    if not shares:
+    frequencies = [count / len(samples) for count in counts.values()]
+    if not frequencies:
         return 0.0
-    p = sum(shares) / len(shares) if multi_label else max(shares)
+    p = sum(frequencies) / len(frequencies) if multi_label else max(frequencies)
     return 0.0 if p >= 1 else p + math.sqrt(p * (1 - p) / len(samples))

@@ -87,8 +87,12 @@ def train(
     except Exception as error:
         if not disk_full(error):
             raise
-        whole = (Path(out) / "last" / "state.pt").exists()
-        then = "continue with --resume: the last checkpoint is whole" if whole else "start again with --exist-ok"
+        has_checkpoint = (Path(out) / "last" / "state.pt").exists()
+        then = (
+            "continue with --resume: the last checkpoint is complete"
+            if has_checkpoint
+            else "start again with --exist-ok"
+        )
         raise DiskFullError(f"{out}: no space left on the disk; free some, then {then}") from error
     finish(accelerator)
     return result
