@@ -55,8 +55,8 @@ def check(
     doubted, total = report.counts()["label"], len(report.images)
     if doubted > DOUBTED * total:
         print(
-            f"note: {doubted:,} of {total:,} labels are doubted, so the embeddings of {clf.model_name} do not separate these "
-            "classes well: use the first rows only, or another --model",
+            f"note: {doubted:,} of {total:,} labels are doubted, so the embeddings of {clf.model_name} do not separate "
+            "these classes well: use the first rows only, or another --model",
             file=sys.stderr,
         )
     print(f"{out / FILE}, {out / PAGE}", file=sys.stderr)
