@@ -25,6 +25,7 @@ from seresnet.training.validation import SCORES
 
 log = logging.getLogger("seresnet")
 
+COLUMNS = 80  # of a terminal
 LOOKED_AT = 32  # images whose size is read
 REDUCED_BY = 3  # from here on the loss of detail is worth a line
 AT_224 = "seresnet50.ra2_in1k"  # a good network for photographs, by timm's results
@@ -155,13 +156,15 @@ def log_epoch(
 def epoch_line(
     row: dict[str, float], epochs: int, score: str, best_score: float, best_epoch: int, seconds_left: float
 ) -> str:
-    """Return the line of one epoch."""
+    """Return the line of one epoch: at most `COLUMNS`, up to 999 epochs; a longer line has fewer spaces."""
     width = len(str(epochs))
-    return (
-        f"epoch {row['epoch']:{width}}/{epochs} loss {row['train_loss']:.3f}  val {row['val_loss']:.3f} "
+    losses = [f"{loss:.3f}" if abs(loss) < 10 else f"{loss:.4g}" for loss in (row["train_loss"], row["val_loss"])]
+    line = (
+        f"epoch {row['epoch']:{width}}/{epochs} loss {losses[0]}  val {losses[1]} "
         f"{SHORT_SCORES[score]} {100 * row[score]:.2f} %  best {100 * best_score:.2f} % ({best_epoch})"
         + (f"  ETA {duration(seconds_left)}" if seconds_left > 0 else "")
     )
+    return line if len(line) <= COLUMNS else line.replace(" %", "%").replace("  ", " ")
 
 
 def log_resume(state: TrainState, saved: dict[str, Any], config: TrainConfig) -> None:
