@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+DOUBTED = 0.1  # of the labels; of more, the model is to blame rather than the labels
+
 
 def check(
     data: Annotated[
@@ -50,5 +52,12 @@ def check(
     write_check(report, out, exist_ok)
     for kind, count in report.counts().items():
         print(f"{kind:16}{count:8,}  {KINDS[kind]}")
+    doubted, total = report.counts()["label"], len(report.images)
+    if doubted > DOUBTED * total:
+        print(
+            f"note: {doubted:,} of {total:,} labels are doubted, so the embeddings of {clf.model_name} do not separate "
+            "these classes well: use the first rows only, or another --model",
+            file=sys.stderr,
+        )
     print(f"{out / FILE}, {out / PAGE}", file=sys.stderr)
     return 1 if progress.unreadable else 0

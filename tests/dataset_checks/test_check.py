@@ -104,6 +104,16 @@ def test_the_command_counts_and_the_page_needs_no_other_host(checked):
     assert "http" not in page.replace("http-equiv", "") and page.endswith("</body></html>\n")
 
 
+def test_a_model_that_does_not_separate_the_classes_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(10):
+            blotches(rng, TINTS["red"]).save(tmp_path / "data" / name / f"{i}.png")
+    done = here("check", tmp_path / "data", "--out", tmp_path / "out")
+    assert done.returncode == 0 and b"do not separate these classes well" in done.stderr
+
+
 def test_training_leaves_the_listed_images_out(checked, tmp_path):
     data, _, rows, out, _ = checked
     run = ["train", data, "--recipe", "debug", "--out"]
