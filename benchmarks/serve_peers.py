@@ -5,8 +5,6 @@
 LitServe is no dependency: `pip install --target DIR litserve`, and DIR on PYTHONPATH.
 """
 
-from __future__ import annotations
-
 import base64
 import sys
 
@@ -30,11 +28,24 @@ def fastapi(model: str, port: int) -> None:
 
 def litserve(model: str, port: int) -> None:
     """LitServe with dynamic batching."""
+    api = Api(model, max_batch_size=16, batch_timeout=0.002)
+    server = ls.LitServer(api, accelerator="cpu", timeout=30)
+    server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False)
+
+
+try:
     import litserve as ls
+except ModuleNotFoundError:
+    ls = None
+else:
 
     class Api(ls.LitAPI):
+        def __init__(self, model: str, **settings: float) -> None:
+            super().__init__(**settings)
+            self.model = model
+
         def setup(self, device: str) -> None:
-            self.clf = seresnet.load(model, device="cpu")
+            self.clf = seresnet.load(self.model, device="cpu")
 
         def decode_request(self, request: dict) -> bytes:  # JSON or a form: it takes no raw body
             return base64.b64decode(request["image"])
@@ -50,9 +61,6 @@ def litserve(model: str, port: int) -> None:
 
         def encode_response(self, output: dict) -> dict:
             return output
-
-    server = ls.LitServer(Api(max_batch_size=16, batch_timeout=0.002), accelerator="cpu", timeout=30)
-    server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False)
 
 
 if __name__ == "__main__":

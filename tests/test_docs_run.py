@@ -24,6 +24,7 @@ import seresnet
 from seresnet.weights import index
 from seresnet.weights.convert import to_legacy
 from tests.cli.terminal import here
+from tests.timm_import import timm  # noqa: F401, so that a document can import it
 
 ROOT = Path(__file__).parents[1]
 SERVING = ROOT / "docs" / "serving.md"  # tests/serving/test_docs.py starts a server for its commands

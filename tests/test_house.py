@@ -1,4 +1,4 @@
-"""The house: imports point down only, the networks need torch alone, and timm and torchvision are for tests."""
+"""The house: imports point down only, files and functions are short, and timm and torchvision are for tests."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ FLOORS = (
     "cli",
     "serving",
     "recipes",
+    "dataset_checks",
     "training",
     "benchmarking",
     "quantization",
@@ -94,6 +95,39 @@ def faults(source: str, module: str, is_package: bool = False) -> list[str]:
         elif FLOOR_OF[there] < FLOOR_OF[here]:
             found.append(f"{module} imports {name}: an arrow that points up the house")
     return found
+
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 40
+
+
+def function_lines(source: str, is_cli: bool = False) -> dict[str, int]:
+    """Return the number of lines of each function, without its docstring; of a command, without its signature too."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            docstring = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
+            if docstring:
+                lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+            if is_cli:
+                lines -= node.body[0].lineno - node.lineno
+            found[node.name] = max(lines, found.get(node.name, 0))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])
+def test_files_and_functions_are_short(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MAX_FILE_LINES
+    functions = function_lines(source, part_of(module_name(path)) == "cli")
+    assert {name: lines for name, lines in functions.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+def test_the_lines_of_a_function_are_counted_without_its_docstring() -> None:
+    source = 'def f(\n    a,\n):\n    """One.\n\n    Two.\n    """\n    x = a\n    return x\n'
+    assert function_lines(source) == {"f": 5}
+    assert function_lines(source, is_cli=True) == {"f": 2}
+    assert function_lines("class A:\n    async def g(self):\n        pass\n") == {"g": 2}
 
 
 @pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])

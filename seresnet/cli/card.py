@@ -47,10 +47,10 @@ def described(name: str) -> tuple[SEResNet, Entry | None]:
 
     from seresnet.models.variants import VARIANTS, build
     from seresnet.weights.create import create_model
-    from seresnet.weights.index import default_entry, default_transform, entries
+    from seresnet.weights.index import default_entry, default_transform, find_entry
     from seresnet.weights.labels import imagenet_1k
 
-    entry = entries().get(name) or (default_entry(name) if name in VARIANTS else None)
+    entry = find_entry(name) or (default_entry(name) if name in VARIANTS else None)
     if (entry is None and name not in VARIANTS) or (entry and entry.bundled):
         return create_model(name, pretrained=entry is not None), entry
     arch = entry.arch if entry else name

@@ -20,7 +20,7 @@ from seresnet.inference.prediction import Scored
 from seresnet.metrics.base import Meter
 from seresnet.metrics.multi_label import MultiLabelMeter
 from seresnet.metrics.single_label import SingleLabelMeter
-from seresnet.weights.index import default_entry, entries
+from seresnet.weights.index import default_entry, find_entry
 
 if TYPE_CHECKING:
     from seresnet.models.resnet import SEResNet
@@ -89,7 +89,7 @@ def coverage(labels: Sequence[str], present: Set[int]) -> tuple[str, ...]:
 
 def published(name: str, num_classes: int) -> Published | None:
     """Return what was published of the weights ``name`` (``arch.tag``, or ``arch`` for its first), if anything."""
-    entry = entries().get(name) or (None if "." in name else default_entry(name))
+    entry = find_entry(name) or (None if "." in name else default_entry(name))
     if entry is None or entry.bundled or entry.top1 is None or entry.num_classes != num_classes:
         return None
     data = {"imagenet-1k": "ImageNet-1k validation"}.get(entry.labels or "", entry.labels or "its own test images")

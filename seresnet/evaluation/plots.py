@@ -11,6 +11,7 @@ from seresnet.common.plots import AMBER, BLUE, GREY, INK, RED, new_figure, tidy
 from seresnet.errors import ImageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from seresnet.evaluation.result import Evaluation, Result
@@ -63,46 +64,38 @@ def draw_per_class(e: Evaluation[Any]) -> Figure:
     """Draw the score of each class that has images, the best on top; of many, highest, lowest and a histogram."""
     present, (name, values, average) = np.flatnonzero(e.metrics.support), e.metrics.score
     order = present[np.argsort(values[present], kind="stable")]  # the lowest first
-    many = len(order) > MATRIX_CLASSES
-    rows = np.concatenate([order[: LISTED // 2], order[-LISTED // 2 :]]) if many else order
-    places = np.arange(len(rows)) + (np.arange(len(rows)) >= LISTED // 2) * many  # an empty row between the halves
+    many, half = len(order) > MATRIX_CLASSES, LISTED // 2
+    rows = np.concatenate([order[:half], order[-half:]]) if many else order
+    places = np.arange(len(rows)) + (np.arange(len(rows)) >= half) * many  # an empty row between the halves
     size = (11 if many else 7.2), 1.6 + 0.27 * max(len(rows), 4)
     figure = new_figure(*size, f"{name[0].upper()}{name[1:]} by class: macro average {100 * average:.1f} %")
     axes = figure.subplots(1, 2, width_ratios=(3, 2)) if many else [figure.subplots()]
-    bars = axes[0]
-    bars.barh(places, values[rows], color=BLUE, height=0.72)
-    bars.scatter(
-        e.metrics.precision[rows], places, marker="|", color=INK, s=70, label="precision", zorder=3, clip_on=False
-    )
-    bars.scatter(
-        e.metrics.recall[rows],
-        places,
-        marker="o",
-        facecolor="white",
-        edgecolor=INK,
-        s=22,
-        label="recall",
-        zorder=3,
-        clip_on=False,
-    )
-    bars.axvline(average, color=INK, lw=1, ls="--", label="macro average")
-    half = LISTED // 2
-    bars.set(
-        xlim=(0, 1), xlabel=f"{name} of the {half} highest and {half} lowest of {len(order)} classes" if many else name
-    )
-    names = [f"{_short(e.labels[i])} ({e.metrics.support[i]:,})" for i in rows]
-    bars.set_yticks(places, names, fontsize=8, parse_math=False)
-    bars.set_ylim(-0.6, places[-1] + 0.6)
-    bars.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+    _class_bars(axes[0], e, rows, places)
     if many:
+        axes[0].set_xlabel(f"{name} of the {half} highest and {half} lowest of {len(order)} classes")
         axes[1].hist(values[order], bins=25, range=(0, 1), color=BLUE, edgecolor="white")
         axes[1].axvline(average, color=INK, lw=1, ls="--")
         axes[1].set(xlim=(0, 1), xlabel=f"{name} of all classes", ylabel="classes")
     for ax in axes:
         tidy(ax)
         ax.xaxis.set_major_formatter(_percent)
-    bars.grid(axis="y", visible=False)
+    axes[0].grid(axis="y", visible=False)
     return figure
+
+
+def _class_bars(axes: Axes, e: Evaluation[Any], rows: Any, places: Any) -> None:
+    """Draw a bar for each class of ``rows`` at ``places``, with marks at its precision and recall."""
+    name, values, average = e.metrics.score
+    axes.barh(places, values[rows], color=BLUE, height=0.72)
+    marks: dict[str, Any] = {"zorder": 3, "clip_on": False}
+    axes.scatter(e.metrics.precision[rows], places, marker="|", color=INK, s=70, label="precision", **marks)
+    circle: dict[str, Any] = {"marker": "o", "facecolor": "white", "edgecolor": INK, "s": 22, **marks}
+    axes.scatter(e.metrics.recall[rows], places, label="recall", **circle)
+    axes.axvline(average, color=INK, lw=1, ls="--", label="macro average")
+    axes.set(xlim=(0, 1), xlabel=name, ylim=(-0.6, places[-1] + 0.6))
+    names = [f"{_short(e.labels[i])} ({e.metrics.support[i]:,})" for i in rows]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
 
 
 def draw_mistakes(e: Evaluation[Any]) -> Figure | None:
@@ -129,17 +122,8 @@ def draw_mistakes(e: Evaluation[Any]) -> Figure | None:
         text = f"{_short(mistake.predicted, 17)} ({100 * mistake.confidence:.1f} %)"
         axes.set_title(text, fontsize=8.5, color=RED, pad=3, parse_math=False)
         caption = f"true: {_short(mistake.true, 18)}"
-        axes.text(
-            0.5,
-            -0.04,
-            caption,
-            fontsize=8.5,
-            color=INK,
-            ha="center",
-            va="top",
-            transform=axes.transAxes,
-            parse_math=False,
-        )
+        below: dict[str, Any] = {"ha": "center", "va": "top", "transform": axes.transAxes}
+        axes.text(0.5, -0.04, caption, fontsize=8.5, color=INK, parse_math=False, **below)
     return figure
 
 
@@ -203,7 +187,7 @@ def _short(text: str, width: int = 26) -> str:
 
 
 def _thumbnail(result: Result) -> Any | None:
-    """Return the image, at most 192 pixels wide and high, or None where there is no file to be read."""
+    """Return the image, at most 192 pixels wide and high, or None where its file cannot be read."""
     from seresnet.data.decode import decode
 
     source = result.image or result.path

@@ -1,6 +1,6 @@
 """Fused networks for inference: the same function, with its excitations at almost no cost.
 
-Three exact rewrites, each of which changes the order of the arithmetic and no result beyond rounding:
+Three exact rewrites, each of which changes the order of the arithmetic, and results only by rounding:
 
 1. Batch norms fold into the convolutions before them.
 2. The gate comes first. A block ends in ``relu(s * u + shortcut)`` with ``u = W h + b``, and its excitation
@@ -8,7 +8,7 @@ Three exact rewrites, each of which changes the order of the arithmetic and no r
    ``F1 mean(u) = (F1 W) mean(h) + F1 b``, from a tensor four times smaller, before the convolution starts. Of a 3x3
    convolution with padding 1, the tap that looks up misses the last row of ``h``, the one that looks left misses the
    last column, and so on: its mean follows from the sums of ``h``, of its four edges and of its four corners.
-   Where a ReLU stands between convolution and excitation (legacy 18 and 34) nothing of this holds: the order stays.
+   Where a ReLU stands between convolution and excitation (legacy 18 and 34) none of this holds: the order stays.
 3. Unused pixels. In the legacy bottleneck networks a stage reads its input only through 1x1 convolutions of stride 2:
    of four pixels that the last block before it outputs, three are never read, and need not be computed.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,8 @@ from torch.nn import functional as F
 
 from seresnet.errors import ConfigError
 from seresnet.models.blocks import BasicBlock, Bottleneck
+from seresnet.models.fold import fold, folded, folded_stem, with_tensors
+from seresnet.models.gates import BorderGate, Gate
 from seresnet.models.resnet import SEResNet
 from seresnet.models.squeeze_excite import SqueezeExcite
 
@@ -56,83 +57,6 @@ class Rewrites:
         if self.unused_pixels:
             parts.append(f"{self.unused_pixels} stages compute only the pixels that the next one reads")
         return ", ".join(parts)
-
-
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias, float64, of the one convolution that does what ``norm(conv(x))`` does in evaluation."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.detach().cpu().double() / (norm.running_var.cpu().double() + norm.eps).sqrt()
-    bias = norm.bias.detach().cpu().double() - norm.running_mean.cpu().double() * scale
-    return conv.weight.detach().cpu().double() * scale[:, None, None, None], bias
-
-
-def with_tensors(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Return a convolution of ``conv``'s stride, padding, number format and device with other tensors."""
-    like = conv.weight
-    new = copy.deepcopy(conv)
-    new.weight = nn.Parameter(weight.to(like.device, like.dtype), requires_grad=False)
-    new.bias = nn.Parameter(bias.to(like.device, like.dtype), requires_grad=False)
-    new.in_channels = weight.shape[1] * conv.groups
-    return new
-
-
-def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return the one convolution that does what ``norm(conv(x))`` does in evaluation."""
-    return with_tensors(conv, *folded(conv, norm))
-
-
-class Gate(nn.Module):
-    """The excitation of ``u = W h + b`` for a 1x1 convolution, from ``h``: ``(N, C', H, W) -> (N, C, 1, 1)``."""
-
-    def __init__(self, se: SqueezeExcite, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        assert se.fc1.bias is not None
-        reduce = se.fc1.weight.detach().cpu().double().flatten(1)  # (R, C, 1, 1) -> (R, C)
-        merged = self.merged(torch.einsum("rc,cikl->rikl", reduce, weight))
-        merged_bias = reduce @ bias + se.fc1.bias.detach().cpu().double()
-        self.fc1 = with_tensors(se.fc1, merged[:, :, None, None], merged_bias)
-        self.fc2 = copy.deepcopy(se.fc2)
-
-    @staticmethod
-    def merged(taps: Tensor) -> Tensor:
-        """Return what multiplies `squeeze`, ``(R, K)``, from the excitation's first layer times the convolution."""
-        return taps.flatten(1)  # (R, C', 1, 1) -> (R, C')
-
-    def squeeze(self, h: Tensor) -> Tensor:
-        """Return what the excitation needs to know of ``h``: ``(N, C', H, W) -> (N, K, 1, 1)``."""
-        return h.mean((2, 3), keepdim=True)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.sigmoid(self.fc2(torch.relu(self.fc1(self.squeeze(h)))))
-
-
-class BorderGate(Gate):
-    """The excitation of ``u = W h + b`` for a 3x3 convolution of stride 1 and padding 1, from ``h``.
-
-    A tap that looks up (row 0 of the kernel) sees all of ``h`` but its bottom row, one that looks down (row 2) all but
-    its top row; so with columns; what lies in both a missing row and a missing column, a corner, is taken off twice.
-    """
-
-    @staticmethod
-    def merged(taps: Tensor) -> Tensor:
-        # (R, C', 3, 3) -> (R, 9 C'), in the order of `squeeze`
-        total = taps.sum((2, 3))
-        top, bottom = -taps[:, :, 2].sum(2), -taps[:, :, 0].sum(2)
-        left, right = -taps[:, :, :, 2].sum(2), -taps[:, :, :, 0].sum(2)
-        corners = (taps[:, :, 2, 2], taps[:, :, 2, 0], taps[:, :, 0, 2], taps[:, :, 0, 0])
-        return torch.cat((total, top, bottom, left, right, *corners), dim=1)
-
-    def squeeze(self, h: Tensor) -> Tensor:
-        """Return nine sums of ``h`` over its area: all, its edges, its corners: ``(N, C', H, W) -> (N, 9 C', 1, 1)``.
-
-        Each is a mean over its own extent, times the share of the area that this is, so that none overflows.
-        """
-        height, width = h.shape[2:]
-        top, bottom = h[:, :, :1], h[:, :, -1:]  # (N, C', 1, W); the same row where H is 1
-        rows = [edge.mean(3, keepdim=True) / height for edge in (top, bottom)]
-        columns = [edge.mean(2, keepdim=True) / width for edge in (h[..., :1], h[..., -1:])]
-        corners = [corner / (height * width) for edge in (top, bottom) for corner in (edge[..., :1], edge[..., -1:])]
-        return torch.cat((h.mean((2, 3), keepdim=True), *rows, *columns, *corners), dim=1)
 
 
 class Subsample(nn.Module):
@@ -184,7 +108,7 @@ class FusedBlock(nn.Module):
             self.shortcut = Subsample()
 
     def read_quarter(self) -> None:
-        """Take an input of which every other row and column is left, in place of striding over it."""
+        """Take an input that is already subsampled by 2, instead of striding over it."""
         assert isinstance(self.shortcut, nn.Sequential)
         for conv in (self.hidden[0], self.shortcut[0]):
             assert isinstance(conv, nn.Conv2d)
@@ -265,21 +189,6 @@ class FusedSEResNet(SEResNet):
         raise ConfigError("a fused network keeps its classifier: reset the original network's, then fuse it again")
 
 
-def folded_stem(stem: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
-    """Return the stem's convolutions with all of its batch norms folded."""
-    if isinstance(stem, nn.Conv2d):
-        return fold(stem, norm)
-    layers = [*stem.children(), norm]
-    new: list[nn.Module] = []
-    for layer, following in pairwise(layers):
-        if isinstance(layer, nn.Conv2d):
-            assert isinstance(following, nn.BatchNorm2d)
-            new.append(fold(layer, following))
-        elif isinstance(layer, nn.ReLU):
-            new.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*new)
-
-
 def strides_over_its_input(block: nn.Module) -> bool:
     """Return whether a block reads its input through 1x1 convolutions of stride 2 alone."""
     if not isinstance(block, Bottleneck) or not isinstance(block.downsample, nn.Sequential):
@@ -292,15 +201,15 @@ def strides_over_its_input(block: nn.Module) -> bool:
 def fuse_network(model: SEResNet, skip_unused: bool = True) -> FusedSEResNet:
     """Return a copy of the network fused: the same logits by less work. The network stays as it is.
 
-    The form computes what the network computes in evaluation mode, whichever mode that is in, and stays in it. With
-    ``skip_unused`` the feature maps of stages 1 to 3 of a legacy bottleneck network, in ``forward_intermediates``, are
-    every other row and column of the network's own (``feature_info`` tells so); without, they are whole. Raises
-    ConfigError for a network that is fused already.
+    The copy computes what the network computes in evaluation mode, and stays in that mode. With ``skip_unused`` the
+    feature maps of stages 1 to 3 of a legacy bottleneck network, in ``forward_intermediates``, are every other row and
+    column of the network's own, as ``feature_info`` tells; without, they are complete. Raises ConfigError for a network
+    that is fused already.
     """
     if isinstance(model, FusedSEResNet):
         raise ConfigError("the network is fused already: use it as it is")
     if model.cfg.output_stride < 32:
         raise ConfigError(f"a network with output_stride={model.cfg.output_stride} cannot be fused: run it as it is")
-    form = FusedSEResNet(model, skip_unused)
-    log.debug("fused network: %s", form.rewrites)
-    return form
+    fused = FusedSEResNet(model, skip_unused)
+    log.debug("fused network: %s", fused.rewrites)
+    return fused

@@ -133,9 +133,9 @@ class SEResNet(nn.Module):
     def init_weights(self) -> None:
         """Draw new weights: He's normal by fan-out, and zero for the last batch norm of each residual branch.
 
-        With the zero, every block starts as an identity, worth 0.2 to 0.3 % top-1 (arXiv 1706.02677, section 5.1);
-        ``zero_init_last=False`` leaves the 1. A legacy basic block has a ReLU behind that batch norm, which would pass
-        no gradient at zero: there it stays 1.
+        With the zero, every block starts as an identity, which eases the start of training (arXiv 1706.02677, section
+        5.1); ``zero_init_last=False`` leaves the 1. A legacy basic block has a ReLU behind that batch norm, which would
+        pass no gradient at zero: there it stays 1.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from seresnet.engines.base import Engine
 
 Array = NDArray[np.float32]
+SLOWER, FASTER = 0.4, 0.7  # weights of a batch that was slower or faster than those before it
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,31 @@ class QueuedInput:
         return self.output == first.output and self.pixels.shape == first.pixels.shape
 
 
+class Pace:
+    """The seconds that an image takes while there is a queue, from the batches that ended last."""
+
+    def __init__(self, max_batch: int) -> None:
+        self.seconds_per_image = 0.0  # 0: not known yet
+        self._max_batch = max_batch
+        self._last_end = 0.0
+        self._was_busy = False
+
+    def note(self, images: int, started: float, ended: float, busy: bool) -> None:
+        """Note a batch; ``busy``: more images were on their way when it ended.
+
+        Between two batches of a busy server lies all that it does for an image, decoding included. A small batch is
+        slow for its size: it says little of how long an image takes in a full one, and never less than that.
+        """
+        seen = (ended - (self._last_end if self._was_busy else started)) / images
+        self._last_end, self._was_busy = ended, busy
+        weight = FASTER if seen < self.seconds_per_image else SLOWER * images / self._max_batch
+        self.seconds_per_image += weight * (seen - self.seconds_per_image)
+
+    def images_within(self, seconds: float) -> int:
+        """Return how many images are done in a time, at least 1."""
+        return max(1, int(seconds / self.seconds_per_image)) if self.seconds_per_image else self._max_batch
+
+
 class Batcher:
     """Runs inputs on an engine in batches. One thread; `put` is called from the event loop.
 
@@ -58,6 +84,9 @@ class Batcher:
         self.engine, self.max_batch, self.max_wait = engine, max_batch, max_wait
         # Is told the size of each batch and its seconds.
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
+        # Returns how many inputs are on their way, those that run and that are not yet queued included.
+        self.outstanding: Callable[[], int] = self.__len__
+        self.pace = Pace(max_batch)
         self._waiting: deque[QueuedInput] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -95,7 +124,9 @@ class Batcher:
                 outcome: list[Any] = list(self._compute(batch))
             except Exception as error:  # whatever an engine raises is the answer of this batch, and the next one runs
                 outcome = [error] * len(batch)
-            seconds = time.monotonic() - started
+            ended = time.monotonic()
+            seconds = ended - started
+            self.pace.note(len(batch), started, ended, self.outstanding() > len(batch))
             self.observe(len(batch), seconds)
             answers = [
                 value
@@ -130,9 +161,10 @@ class Batcher:
             self._waiting.popleft()
 
     def _take(self) -> list[QueuedInput]:
-        """Take the first input, and those behind it that can run with it."""
+        """Take the first input, and those behind it that can run with it and be done before its deadline."""
         now, batch = time.monotonic(), [self._waiting.popleft()]
-        while self._waiting and len(batch) < self.max_batch:
+        most = min(self.max_batch, self.pace.images_within(batch[0].deadline - now))
+        while self._waiting and len(batch) < most:
             if self._waiting[0].is_wanted(now):
                 if not self._waiting[0].joins(batch[0]):
                     break

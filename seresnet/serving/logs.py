@@ -119,9 +119,9 @@ class _DroppingHandler(logging.handlers.QueueHandler):
             log.warning("%d lines of the log were dropped: stderr was not read", dropped)
 
 
-def announce(text: str) -> None:
+def announce(text: str, level: int = logging.INFO) -> None:
     """Log a line about the server itself."""
-    log.info("%s", text)
+    log.log(level, "%s", text)
 
 
 def log_request(record: RequestRecord) -> None:

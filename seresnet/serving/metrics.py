@@ -33,33 +33,21 @@ class ServerMetrics:
         self.requests = Counter(
             "seresnet_requests", "Requests by route and status.", ("route", "status"), registry=self.registry
         )
-        self.seconds = Histogram(
-            "seresnet_request_seconds",
-            "Seconds from the end of a request's headers to its response.",
-            ("route",),
-            buckets=SECONDS,
-            registry=self.registry,
+        self.seconds = self._seconds(
+            "seresnet_request_seconds", "Seconds from the end of a request's headers to its response.", "route"
         )
         self.shed = Counter(
             "seresnet_shed", "Requests that were refused with 503, by reason.", ("reason",), registry=self.registry
         )
         self.images = Counter("seresnet_images", "Images that were answered.", ("model",), registry=self.registry)
-        self.queue_wait = Histogram(
-            "seresnet_queue_wait_seconds",
-            "Seconds that an image waited for its batch.",
-            ("model",),
-            buckets=SECONDS,
-            registry=self.registry,
+        self.queue_wait = self._seconds(
+            "seresnet_queue_wait_seconds", "Seconds that an image waited for its batch.", "model"
         )
         self.batch_size = Histogram(
             "seresnet_batch_size", "Images of a batch.", ("model",), buckets=SIZES, registry=self.registry
         )
-        self.batch_seconds = Histogram(
-            "seresnet_batch_seconds",
-            "Seconds that a batch took on the engine.",
-            ("model",),
-            buckets=SECONDS,
-            registry=self.registry,
+        self.batch_seconds = self._seconds(
+            "seresnet_batch_seconds", "Seconds that a batch took on the engine.", "model"
         )
         self._pending = Gauge(
             "seresnet_queue_depth",
@@ -68,6 +56,10 @@ class ServerMetrics:
             registry=self.registry,
         )
         self._connections = Gauge("seresnet_connections", "Open connections.", registry=self.registry)
+
+    def _seconds(self, name: str, description: str, label: str) -> Histogram:
+        """Return a histogram of durations."""
+        return Histogram(name, description, (label,), buckets=SECONDS, registry=self.registry)
 
     def watch(self, model: ServedModel) -> None:
         """Note the batches of a model, and read the depth of its queue whenever the metrics are."""

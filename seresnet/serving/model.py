@@ -18,9 +18,8 @@ from seresnet.serving.batcher import Array, Batcher, Row
 from seresnet.serving.problems import Problem, overloaded
 from seresnet.serving.settings import ServeSettings
 
-SHARE_OF_TIMEOUT = 0.8  # an image whose wait is estimated to be longer than this part of the timeout is refused
+SHARE_OF_TIMEOUT = 0.6  # an image whose wait is estimated to be longer than this part of the timeout is refused
 SMALL_PIXELS = 2**14  # engines run smaller images several to a request, on graphs of their own
-SMOOTHING = 0.1  # weight of the newest observation of the seconds per image
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,20 @@ class ServedModel:
         self.name, self.classifier, self.settings = name, classifier, settings
         self.max_pixels = int(settings.max_megapixels * 1e6)
         self.batcher = Batcher(classifier.engine, settings.max_batch, settings.max_wait_ms / 1000)
+        self.batcher.outstanding = lambda: self.pending
         self.num_features = 0  # known when it was warmed up
         self.pending = 0  # images that were admitted and not yet answered
         self._decoders = decoders
-        self._seconds_per_image = 0.0  # while there is a queue; measured first when the model is warmed up
 
     def check_room(self, images: int = 1) -> None:
         """Raise `Problem` 503 where the queue has no room, or an answer would come too late."""
-        wait = (self.pending + images) * self._seconds_per_image
-        if self.pending + images > self.settings.max_queue:
-            if images > self.settings.max_queue:
-                raise Problem(413, f"{images} images in one request: send at most {self.settings.max_queue}")
-            raise overloaded(
-                "queue", f"{self.pending} images are waiting, the queue is full: try again later", wait / 2
-            )
-        if self.pending > 2 * self.settings.max_batch and wait > SHARE_OF_TIMEOUT * self.settings.timeout_s:
+        pending, most = self.pending, self.settings.max_queue
+        wait = (pending + images) * self.batcher.pace.seconds_per_image
+        if images > most:
+            raise Problem(413, f"{images} images in one request: send at most {most}")
+        if pending + images > most:
+            raise overloaded("queue", f"{pending} images are waiting, the queue is full: try again later", wait / 2)
+        if pending and wait > SHARE_OF_TIMEOUT * self.settings.timeout_s:
             raise overloaded("deadline", "the answer would come too late: try again later", wait / 2)
 
     async def images(self, files: Sequence[bytes], output: str) -> list[Output]:
@@ -77,26 +75,14 @@ class ServedModel:
     async def _within_deadline(self, images: int, start: Callable[[float], list[Any]]) -> list[Any]:
         """Hold places in the queue until what ``start`` begins is done."""
         self.check_room(images)
-        ahead, began = self.pending, time.monotonic()
         self.pending += images
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                answers = list(await asyncio.gather(*start(began + self.settings.timeout_s)))
+                return list(await asyncio.gather(*start(time.monotonic() + self.settings.timeout_s)))
         except TimeoutError:
-            self._learn(ahead, images, time.monotonic() - began)
             raise Problem(504, f"not answered within {self.settings.timeout_s:g} s: try again later") from None
         finally:
             self.pending -= images
-        self._learn(ahead, images, time.monotonic() - began)
-        return answers
-
-    def _learn(self, ahead: int, images: int, seconds: float) -> None:
-        """Note how long images took that had others ahead of them: what the next ones will have to wait."""
-        seen = seconds / (ahead + images)
-        if ahead >= self.settings.max_batch:
-            self._seconds_per_image += SMOOTHING * (seen - self._seconds_per_image)
-        elif ahead == 0:
-            self._seconds_per_image = min(self._seconds_per_image, seen)  # no longer as busy as it was
 
     async def _image(self, file: bytes, output: str, deadline: float) -> Output:
         loop = asyncio.get_running_loop()
@@ -125,5 +111,5 @@ class ServedModel:
             self.classifier.logits(batch)
         began = time.monotonic()
         self.classifier.logits(blank[-1])
-        self._seconds_per_image = (time.monotonic() - began) / len(blank[-1])
+        self.batcher.pace.note(len(blank[-1]), began, time.monotonic(), busy=False)
         self.num_features = self.classifier.engine.embed(blank[0]).shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -48,7 +49,8 @@ def serve(models: Mapping[str, str], settings: ServeSettings, engine: EngineSett
         if keys is None and not is_local(settings.host):
             announce(
                 f"warning: {settings.host} is reachable from other machines, and no key is needed: give "
-                "--api-key-file, or put a proxy in front"
+                "--api-key-file, or put a proxy in front",
+                logging.WARNING,
             )
         announce(f"serving at {url} (Ctrl-C ends it)")
         code: int = run(served, settings, keys, sock)

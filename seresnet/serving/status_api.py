@@ -12,7 +12,7 @@ from seresnet.serving.model import ServedModel
 from seresnet.serving.problems import ending
 from seresnet.serving.schemas import PROBLEMS, ModelCard
 from seresnet.serving.state import ServerState
-from seresnet.weights.index import default_entry, entries
+from seresnet.weights.index import default_entry, find_entry
 
 router = APIRouter()
 
@@ -68,7 +68,7 @@ def described(served: ServedModel, names: list[str]) -> dict[str, Any]:
 
 def card_of(model: str) -> dict[str, Any]:
     """Return what the index knows of a model by its name, or nothing; accuracy is marked as measured or published."""
-    entry = entries().get(model) or default_entry(model)
+    entry = find_entry(model) or default_entry(model)
     if entry is None:
         return {}
     return {

@@ -12,8 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import WeightsError
 
@@ -95,6 +93,8 @@ class Entry:
 
 @cache
 def _document() -> dict[str, Any]:
+    import yaml
+
     text = files("seresnet.weights").joinpath("index.yaml").read_text(encoding="utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
@@ -121,6 +121,7 @@ def entries() -> dict[str, Entry]:
     return _bundled() | named
 
 
+@cache
 def _bundled() -> dict[str, Entry]:
     """Return the weights in the package, described by their own config.json."""
     found = {}
@@ -146,9 +147,17 @@ def _measured(config: Mapping[str, Any]) -> tuple[Result, ...]:
     return (Result(transform["input_size"][-1], transform["crop_pct"], measured["top1"], measured.get("top5")),)
 
 
+def find_entry(name: str) -> Entry | None:
+    """Return the weight ``arch.tag`` or None. The YAML file is read only for weights that are not bundled."""
+    return _bundled().get(name) or entries().get(name)
+
+
 def default_entry(arch: str) -> Entry | None:
-    """Return the first weight of an architecture, the one that its bare name stands for, or None."""
-    return next((entry for entry in entries().values() if entry.arch == arch), None)
+    """Return the default weight of an architecture, the first one in the index, or None."""
+    for known in (_bundled, entries):
+        if found := next((entry for entry in known().values() if entry.arch == arch), None):
+            return found
+    return None
 
 
 def default_transform(arch: str) -> Preprocess:

@@ -15,7 +15,7 @@ from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.models.config import POOL_TYPES
 from seresnet.models.variants import VARIANTS
-from seresnet.weights.index import Entry, entries
+from seresnet.weights.index import Entry, find_entry
 from seresnet.weights.labels import imagenet_1k
 
 MULTI_LABEL = "multi_label_classification"  # config.json's problem_type, as transformers has it
@@ -115,7 +115,7 @@ class _Validator:
             settings=self.settings(config.get("model_args")) | ({} if pool in ("avg", "") else {"global_pool": pool}),
             quantized=bool(config.get("quantization")),
         )
-        entry = entries().get(f"{arch}.{known.tag}")
+        entry = find_entry(f"{arch}.{known.tag}")
         if entry and not labels and num_classes == entry.num_classes:  # timm's directories leave ImageNet's names out
             return with_class_names(known, entry)
         return known

@@ -7,7 +7,7 @@ from typing import Any
 from seresnet.data.preprocess import Preprocess
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.resnet import SEResNet
-from seresnet.weights.index import Entry, default_entry, entries
+from seresnet.weights.index import Entry, default_entry, find_entry
 
 UNTRAINED_TEST = (288, 0.95)  # size and crop that timm proposes for modern networks without weights
 TIMM_URL = "https://github.com/huggingface/pytorch-image-models"
@@ -25,7 +25,7 @@ def weights_cfg(
     arch: str, tag: str, preprocess: Preprocess, num_classes: int, network: SEResNetConfig
 ) -> dict[str, Any]:
     """Return timm's keys with timm's types for weights by their architecture and tag (see `timm_cfg`)."""
-    entry = entries().get(f"{arch}.{tag}") if tag else default_entry(arch)
+    entry = find_entry(f"{arch}.{tag}") if tag else default_entry(arch)
     cfg: dict[str, Any] = {"url": (entry.url if entry else None) or ""}
     if entry and entry.hub:
         cfg["hf_hub_id"] = entry.hub

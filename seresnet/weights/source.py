@@ -16,7 +16,7 @@ from seresnet.errors import WeightsError
 from seresnet.models.variants import VARIANTS
 from seresnet.weights.fetch import weights_file
 from seresnet.weights.hub import fetch, fetch_weights
-from seresnet.weights.index import Entry, default_entry, entries, unknown
+from seresnet.weights.index import Entry, default_entry, entries, find_entry, unknown
 from seresnet.weights.model_config import MAX_CONFIG_BYTES, ModelConfig, index_config, read_model_config
 
 log = logging.getLogger("seresnet")
@@ -42,7 +42,7 @@ def resolve(name: str, pretrained: bool = True, offline: bool | None = None) -> 
     name = name.removeprefix("local-dir:")
     if name.startswith(HUB_PREFIXES):
         return _from_hub(name, pretrained, offline)
-    if entry := entries().get(name) or default_entry(name):
+    if entry := find_entry(name) or default_entry(name):
         return _from_index(name, entry, pretrained, offline)
     if name in VARIANTS:
         return ModelSource(name, name=name)

@@ -1,5 +1,6 @@
 """Data sets of the library `datasets`, made on disk: whole and streamed, with the network out of reach."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,34 @@ def test_a_split_with_hidden_labels_is_left_out_and_named(images, tmp_path, capl
     assert set(open_splits(f"hf:{tmp_path / 'parts'}")) == {"train"}
     assert "the test split is left out: its labels are hidden (all are -1)" in caplog.text
     assert open_labelled(f"hf:{tmp_path / 'parts'}").split == "train"
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_a_streamed_split_with_hidden_labels_is_left_out_and_named(hub, images, tmp_path, caplog, label):
+    shutil.copytree(hub, tmp_path / "hub")
+    features = table(images, 0, 3).features
+    hidden = table(images, 42, 45).remove_columns("label").add_column("label", [label] * 3).cast(features)
+    hidden.to_parquet(tmp_path / "hub" / "test-00000-of-00001.parquet")
+    card = (hub / "README.md").read_text()
+    card = card.replace("configs:", "  - {name: test, num_bytes: 1, num_examples: 3}\nconfigs:")
+    card = card.rstrip("-\n") + "\n  - {split: test, path: test-*}\n---\n"
+    (tmp_path / "hub" / "README.md").write_text(card)
+    for source in (f"hf:{tmp_path / 'hub'},stream", f"hf:{tmp_path / 'hub'}"):
+        caplog.clear()
+        assert open_labelled(source).split == "validation"
+        assert "the test split is left out: its labels are hidden" in caplog.text
+        assert len(open_data(source).train.samples) == 30
+        with pytest.raises(DataError, match="no test split that can be used: its labels are hidden"):
+            open_labelled(source, split="test")
+
+
+def test_a_negative_label_in_a_stream_is_refused(hub, images, tmp_path):
+    shutil.copytree(hub, tmp_path / "hub")
+    mixed = table(images, 0, 10).remove_columns("label").add_column("label", [0, 1, 2, 0, -1, 1, 2, 0, 1, 2])
+    mixed.cast(table(images, 0, 3).features).to_parquet(tmp_path / "hub" / "train-00000-of-00003.parquet")
+    for source in (f"hf:{tmp_path / 'hub'},stream", f"hf:{tmp_path / 'hub'}"):
+        with pytest.raises(DataError, match="has the label -1"):
+            list(open_data(source).train.samples)
 
 
 def test_a_stream_has_the_rows_of_the_table(hub):

@@ -19,7 +19,8 @@ from seresnet.errors import ConfigError, WeightsError
 from seresnet.inference.classifier import load
 from seresnet.models.config import SEResNetConfig
 from seresnet.models.count import count_macs
-from seresnet.models.fuse import BorderGate, FusedSEResNet, Gate, fuse_network
+from seresnet.models.fuse import FusedSEResNet, fuse_network
+from seresnet.models.gates import BorderGate, Gate
 from seresnet.models.resnet import SEResNet
 from seresnet.models.squeeze_excite import SqueezeExcite
 from seresnet.models.variants import VARIANTS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seresnet.errors import ConfigError
-from seresnet.serving.batcher import Batcher
+from seresnet.serving.batcher import Batcher, Pace
 from tests.serving.running import GatedEngine
 
 FAR = 1e12  # a deadline that never comes
@@ -133,3 +133,33 @@ def test_closing_answers_what_waits(engine):
         return await all_of(futures)
 
     assert [row.batch_size for row in asyncio.run(run())] == [3, 3, 3]
+
+
+def test_the_pace_is_that_of_full_batches_with_all_that_lies_between_them():
+    pace = Pace(max_batch=10)
+    assert pace.images_within(1.0) == 10  # nothing is known
+    pace.note(10, started=0.0, ended=1.0, busy=True)
+    for end in range(3, 41, 2):  # a batch takes one second, and one more passes before the next
+        pace.note(10, started=end - 1.0, ended=float(end), busy=True)
+    assert pace.seconds_per_image == pytest.approx(0.2, rel=0.01)
+    assert pace.images_within(1.0) == 5 and pace.images_within(0.0) == 1
+    pace.note(1, started=41.0, ended=42.0, busy=False)  # a single image is slow, and says little
+    assert pace.seconds_per_image < 0.35
+    for _ in range(10):
+        pace.note(1, started=50.0, ended=50.01, busy=False)  # faster than was thought: believed at once
+    assert pace.seconds_per_image == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_batch_is_no_larger_than_its_first_deadline_allows(batcher, engine):
+    async def run():
+        engine.gate.clear()
+        blocked = batcher.put(inputs(1)[0], "logits", FAR)
+        await asyncio.to_thread(engine.started.acquire)
+        batcher.pace.note = lambda *_: None
+        batcher.pace.seconds_per_image = 10.0
+        futures = [batcher.put(row, "logits", time.monotonic() + 25.0) for row in inputs(4)]
+        engine.gate.set()
+        return await all_of([blocked, *futures])
+
+    asyncio.run(run())
+    assert engine.sizes == [1, 2, 2]

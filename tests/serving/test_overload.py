@@ -97,27 +97,25 @@ def test_a_request_that_would_be_late_is_refused(gated, pngs):
         for thread in threads:
             thread.start()
         waiting(server, 4)
-        model._seconds_per_image = 3.0  # five images take fifteen seconds
+        model.batcher.pace.seconds_per_image = 3.0  # five images take fifteen seconds
         refused = server.post("/predict", pngs[5])
         assert refused.status == 503 and "too late" in refused.json()["detail"]
         assert int(refused.headers["retry-after"]) == 8
-        model._seconds_per_image = 0.5
+        model.batcher.pace.seconds_per_image = 0.5
         gated.engine.gate.set()
         for thread in threads:
             thread.join(20)
         assert server.post("/predict", pngs[5]).status == 200
 
 
-def test_the_time_of_an_image_is_learned_under_load_and_corrected_when_idle(gated, pngs):
+def test_the_time_of_an_image_is_known_from_the_start_and_corrected(gated, pngs):
     with running(gated, max_batch=1) as server:
-        model = server.state.models["kinds"]
-        assert 0 < model._seconds_per_image < 5  # from when it was warmed up
-        model._seconds_per_image = 0.0
-        in_threads(8, lambda i: server.post("/predict", pngs[i]))
-        assert 0 < model._seconds_per_image < 5
-        model._seconds_per_image = 50.0
-        server.post("/predict", pngs[0])
-        assert model._seconds_per_image < 5
+        pace = server.state.models["kinds"].batcher.pace
+        assert 0 < pace.seconds_per_image < 5  # from when it was warmed up
+        for wrong in (0.0, 50.0):
+            pace.seconds_per_image = wrong
+            assert [server.post("/predict", pngs[i]).status for i in range(8)] == [200] * 8
+            assert 0 < pace.seconds_per_image < 5
 
 
 def test_a_client_that_leaves_frees_its_place_and_is_not_computed(gated, pngs):

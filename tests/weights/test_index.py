@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, astuple, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,14 @@ INDEX = Path(index.__file__).with_name("index.yaml")
 NAMED = [name for name, entry in entries().items() if not entry.bundled]
 
 
+@cache
+def raw_document() -> dict:
+    """Return index.yaml, read here and not by the package."""
+    return yaml.safe_load(INDEX.read_text())
+
+
 def raw_entry(name: str) -> dict:
-    """Return one entry of index.yaml, read here and not by the package."""
-    document = yaml.safe_load(INDEX.read_text())
+    document = raw_document()
     defaults, given = document["defaults"], document["weights"][name]
     return {**defaults, **given, "preprocess": {**defaults["preprocess"], **given.get("preprocess", {})}}
 
@@ -186,12 +192,17 @@ def test_class_names() -> None:
     assert names[638] != names[639]
 
 
+def clear_caches() -> None:
+    index.entries.cache_clear()
+    index._bundled.cache_clear()
+
+
 def test_weights_that_ship_with_the_package(tmp_path, monkeypatch) -> None:
     """A directory of the folder ``bundled`` is an entry; it is read as any directory, and needs no network."""
     folder = tmp_path / "bundled"
     seresnet.save(model := small(), folder / "seresnet20.cifar10")
     monkeypatch.setattr(index, "BUNDLED", folder)
-    index.entries.cache_clear()
+    clear_caches()
     try:
         entry = entries()["seresnet20.cifar10"]
         assert (entry.arch, entry.tag, entry.num_classes, entry.bundled) == (
@@ -208,7 +219,7 @@ def test_weights_that_ship_with_the_package(tmp_path, monkeypatch) -> None:
         assert seresnet.create_model("seresnet20").labels == []  # untrained
         assert list_models("seresnet20*", pretrained=True) == ["seresnet20.cifar10"]
     finally:
-        index.entries.cache_clear()
+        clear_caches()
 
 
 def test_what_ships_is_whole() -> None:
