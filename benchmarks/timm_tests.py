@@ -42,7 +42,12 @@ class Ours:
         """Keep what concerns a network of this package, needs no download and has not run yet."""
         kept = [item for item in items if self.concerns(item) and item.name not in self.known]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        items[:] = sorted(kept, key=self.blocks)
+
+    @staticmethod
+    def blocks(item: Any) -> int:
+        """Return the number of blocks of a test's network: small ones run first, every test of them."""
+        return sum(VARIANTS[item.callspec.params["model_name"].partition(".")[0]].layers)
 
     @staticmethod
     def concerns(item: Any) -> bool:

@@ -16,6 +16,7 @@ FLOORS = (
     "cli",
     "serving",
     "recipes",
+    "dataset_checks",
     "training",
     "benchmarking",
     "quantization",

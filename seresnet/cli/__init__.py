@@ -33,6 +33,7 @@ VERBS = {
         "SOURCE...",
         "Show what predictions depend on: heat maps and channels.",
     ),
+    "check": ("seresnet.cli.check:check", "DATA", "Find what would spoil training: duplicates, leaks, wrong labels."),
     "embed": ("seresnet.cli.embed:embed", "SOURCE...", "Write the embeddings of images into a file."),
     "search": ("seresnet.cli.search:search", "VECTORS IMAGE...", "Find similar images in a file of embeddings."),
     "serve": ("seresnet.cli.serve:serve", "", "Serve models over HTTP, with a page for people."),
@@ -52,7 +53,7 @@ VERBS = {
 def make_app(asked: str | None = None) -> App:
     """Return the application with every verb, none of them imported yet.
 
-    The verb that is ``asked`` for describes itself by its whole docstring, the others by their line in the table.
+    The verb that is ``asked`` for is described by its full docstring, the others by their line in the table.
     """
     app = App(
         name="seresnet",
@@ -73,11 +74,11 @@ def make_app(asked: str | None = None) -> App:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code: 0 done, 1 some inputs could not be read, 2 could not run.
 
-    130 and 143 stand for an interrupt and SIGTERM, and 141 for a reader of stdout that left, as in a shell.
+    130 and 143 mean an interrupt and SIGTERM, and 141 for a reader of stdout that left, as in a shell.
     """
     tokens, debug = _without_debug(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is not a reason to fail
     try:
         with handled_signals():
             result = make_app(tokens[0] if tokens else None)(

@@ -190,7 +190,7 @@ def bundled() -> Iterator[Fact]:
                 clf = load(entry.name, device="cpu", precision="float32", offline=True)
                 logits = clf.logits(np.zeros((1, *clf.preprocess.input_size), np.float32))
                 good = bool(np.isfinite(logits).all())
-                yield entry.name, f"{clf.num_classes} classes, whole" if good else "damaged: reinstall seresnet", good
+                yield entry.name, f"{clf.num_classes} classes, intact" if good else "damaged: reinstall seresnet", good
             except SeresnetError as error:
                 yield entry.name, f"{error} (reinstall seresnet)", False
 

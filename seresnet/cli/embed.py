@@ -41,8 +41,8 @@ def embed(
 ) -> int:
     """Write the embedding (pooled features) of each image into a file, for search and for other programs.
 
-    The columns are path, embedding and error. Memory is flat; the file appears when it is whole. The exit code is 1 if
-    an image could not be read.
+    The columns are path, embedding and error. Memory use is constant; the file appears when it is complete. The exit
+    code is 1 if an image could not be read.
     """
     from seresnet.cli.output import check_out
     from seresnet.cli.progress import ImageProgress, announce

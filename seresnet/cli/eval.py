@@ -98,7 +98,7 @@ def evaluate(
 
 
 def _trained_on(model: object, images: ImageSet) -> int | None:
-    """Return how many of the images a model directory was trained on, by content; None where nobody knows."""
+    """Return how many of the images a model directory was trained on, by content; None where that is unknown."""
     from seresnet.data.dataset import Stream
     from seresnet.data.image_hashes import count_trained_on
 

@@ -148,7 +148,7 @@ def rows_for(format: str, topk: int, first: Sequence[Prediction], stream: TextIO
 
 @contextmanager
 def results_to(out: Path | None) -> Iterator[TextIO]:
-    """Open where results go, as UTF-8: stdout, or a file that appears under its name once it is whole.
+    """Open where results go, as UTF-8: stdout, or a file that appears under its name once it is complete.
 
     Until then the rows are in ``<name>.<random>.partial`` beside it, which stays when the run is cut short. File names
     that are not UTF-8 go out as the bytes that they are.
@@ -250,9 +250,9 @@ def percent(probability: float) -> str:
     return f"{100 * probability:5.1f} %"
 
 
-def bar(share: float, width: int) -> str:
+def bar(fraction: float, width: int) -> str:
     """Return a horizontal bar of ``width`` cells for 1.0, drawn to an eighth of a cell."""
-    eighths = round(share * width * 8)
+    eighths = round(fraction * width * 8)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 

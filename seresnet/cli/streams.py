@@ -1,4 +1,4 @@
-"""Standard streams and signals of a command: results stay whole, and messages never get among them."""
+"""Standard streams and signals of a command: results stay complete, and messages are never mixed with them."""
 
 from __future__ import annotations
 

@@ -55,6 +55,9 @@ def train(
     precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, Parameter(help="Numeric precision.")] = None,
     max_megapixels: Annotated[float | None, Parameter(help="Skip larger images (default: 178.9).")] = None,
     workers: Annotated[int | None, Parameter(help="Threads that decode images (default: one per core).")] = None,
+    exclude: Annotated[
+        Path | None, Parameter(help="Leave out the images of this list, such as faults.csv of seresnet check.")
+    ] = None,
     resume: Annotated[bool, Parameter(help="Resume the run in --out.")] = False,
     exist_ok: Annotated[bool, Parameter(help="Overwrite the run in --out.")] = False,
     offline: Annotated[bool, Parameter(help="Do not access the network.")] = False,
@@ -89,11 +92,10 @@ def train(
     if resume and exist_ok:
         raise ConfigError("--resume continues a run and --exist-ok overwrites it: give one of them")
     folder = out or new_run(Path("runs"), run_name(recipe, config))
+    options: dict[str, Any] = {"device": device, "offline": offline or None, "exclude": exclude}
     with messages(IS_MAIN_RANK):
         try:
-            result = run(
-                settings, source, folder, resume=resume, exist_ok=exist_ok, device=device, offline=offline or None
-            )
+            result = run(settings, source, folder, resume=resume, exist_ok=exist_ok, **options)
         except TrainingStopped as stopped:  # the log says so already, and it is not an error
             return stopped.exit_code
     if IS_MAIN_RANK:

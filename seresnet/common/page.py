@@ -28,7 +28,8 @@ img { max-width: 100%; display: block; } .pixels { image-rendering: pixelated; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 th, td { text-align: left; padding: 0.2rem 0.5rem 0.2rem 0; vertical-align: middle; }
 th { font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-meter { width: 100%; } td.meter { width: 45%; } table + h2, .pair + table { margin-top: 1rem; }
+a { color: var(--bar); } img + img { margin-top: 3px; }
+meter { width: 100%; min-width: 5rem; } td.meter { width: 45%; } table + h2, .pair + table { margin-top: 1rem; }
 """
 
 

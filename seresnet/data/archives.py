@@ -76,7 +76,7 @@ def unpack(archive: Path) -> Path:
 
 
 def _unpack_into(archive: Path, folder: Path) -> None:
-    """Unpack into a temporary folder that takes its place when it is whole."""
+    """Unpack into a temporary folder that is renamed when it is complete."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         _extract(archive, temporary)

@@ -56,7 +56,7 @@ class TrainCrop:
     def __call__(
         self, image: Image.Image, rng: np.random.Generator, size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
-        """Return uint8 pixels ``(H, W, C)``. ``size``: of the whole picture, if ``image`` is a smaller copy."""
+        """Return uint8 pixels ``(H, W, C)``. ``size``: of the original, if ``image`` is a smaller copy."""
         pixels = self.cut(image, rng, size or image.size)
         if self.rand_augment:
             channels = pixels.shape[2]

@@ -18,7 +18,7 @@ def match_classes(classes: Sequence[str], labels: Sequence[str], label_ids: Sequ
 
     Names are equal to the model's labels, or to its WordNet ids; or else equal but for case, Unicode's form, and
     underscores and hyphens in place of spaces; or they begin with the model's name, as "tench, Tinca tinca" does with
-    "tench". Where no name is known and all are whole numbers, they are the model's indices, which the notes say. Only
+    "tench". Where no name is known and all are integers, they are the model's indices, as the notes say. Only
     where the model has no names at all are the classes taken in their order. Raises DataError where a class fits no
     class of the model, or more than one.
     """
@@ -60,7 +60,7 @@ def _by_place(classes: Sequence[str], labels: Sequence[str], found: list[list[in
 
 
 def _by_number(classes: Sequence[str], labels: Sequence[str]) -> Matched | None:
-    """Match names that are whole numbers with the indices of the model."""
+    """Match names that are integers with the indices of the model."""
     if not all(re.fullmatch("[0-9]{1,9}", name) for name in classes):
         return None
     indices = [int(name) for name in classes]
@@ -103,7 +103,7 @@ def _misfit(classes: Sequence[str], labels: Sequence[str], found: list[list[int]
     missing = [name for name, indices in zip(classes, found, strict=True) if not indices]
     if not missing:
         twice = [name for name, indices in zip(classes, found, strict=True) if len(indices) > 1]
-        return f"classes whose name stands for several of the model: {few(twice)}; name them by WordNet id"
+        return f"classes whose name matches several of the model's: {few(twice)}; name them by WordNet id"
     hint = "rename the folders, or give --model trained on these classes"
     if all(re.fullmatch("[0-9]+", name) for name in classes):
         hint = f"as indices they would have to be 0 to {len(labels) - 1}"

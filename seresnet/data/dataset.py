@@ -1,4 +1,4 @@
-"""What every format comes to: images with their classes, in one order, and the splits of a data set."""
+"""The common form of all formats: images with their classes, in one order, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class StoredImage(ABC):
     @property
     @abstractmethod
     def key(self) -> str:
-        """Its name within the data set, the same wherever the data set lies."""
+        """Its name within the data set, the same wherever the data set is."""
 
     @abstractmethod
     def read(self) -> bytes:
         """Return the bytes of the image file. Raises OSError or ImageError."""
 
     def state(self) -> str:
-        """Return what changes with the image's content, as far as that is known without reading it."""
+        """Return a text that changes with the image's content, as far as that is known without reading it."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class TarImage(StoredImage):
-    """An image within an uncompressed tar file, read from its place without what stands before it."""
+    """An image within an uncompressed tar file, read from its offset."""
 
     archive: Path
     member: str

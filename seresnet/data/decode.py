@@ -1,4 +1,4 @@
-"""From any picture to plain RGB: by content, within a size limit, whole or not at all. No torch."""
+"""From any picture to plain RGB: by content, within a size limit, completely or not at all. No torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit, at which it refuses a picture: 2
 LARGE_PIXELS = 50_000_000  # beyond which one picture at a time is decoded
 _large = threading.Semaphore(1)
 
-# The decoders are called directly: Image.open would apply Pillow's own size limit, a setting of the whole process.
+# The decoders are called directly: Image.open would apply Pillow's own size limit, a setting of the process.
 _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -67,7 +67,7 @@ _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323  # tags of TIFF 6.0
 
 
 def pixel_limit(megapixels: float | None) -> int:
-    """Return ``--max-megapixels`` in pixels, `MAX_PIXELS` for None. Raises ConfigError for a number that is no size."""
+    """Return ``--max-megapixels`` in pixels, `MAX_PIXELS` for None. Raises ConfigError unless it is positive."""
     if megapixels is None:
         return MAX_PIXELS
     if not 0 < megapixels <= 1e6:
@@ -211,7 +211,7 @@ def _loaded(
             raise ImageError("damaged TIFF")
         image.load()
         short = file is not None and _is_short(format_name, file, image)
-        # A picture that was opened here is nobody else's: its pixels need no copy.
+        # A picture that was opened here has no other user: its pixels need no copy.
         own = file is not None and image.mode == "RGB" and not image.has_transparency_data
         rgb = _own(image) if own else to_rgb(image, scale)
         rgb = _upright(rgb, image) if orientation else rgb

@@ -1,4 +1,4 @@
-"""Data sets that the library ``datasets`` knows: of the Hugging Face Hub, or on disk; whole, or as a stream."""
+"""Data sets that the library ``datasets`` knows: of the Hugging Face Hub, or on disk; downloaded, or as a stream."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SHUFFLE_BUFFER = 2000  # encoded images of a stream among which the next one is 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a data set lie: folders, and the beginnings of its own addresses."""
+    """Where the files of a data set are: folders, and the beginnings of its own addresses."""
 
     folders: tuple[str, ...]
     addresses: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Which images are the same file: hashes by content, kept with a run so that an evaluation can recognise its images."""
+"""Which images are the same file: hashes by content, kept with a run so that an evaluation can recognize them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from seresnet.errors import SeresnetError
 Hashes = NDArray[np.uint64]
 
 FILE = "train_images.npy"  # in a run's folder: the sorted hashes of the images that it was trained on
-MAX_IMAGES = 200_000  # of a data set: of more, nobody wants to wait for the hashes
-WHOLE = 2**20  # bytes up to which a file is read whole
+MAX_IMAGES = 200_000  # larger data sets are not hashed: it would take minutes
+WHOLE = 2**20  # bytes; a file of at most this size is read completely
 CHUNKS, CHUNK = 16, 2**14  # of a larger one, that many parts are read, evenly spread
 
 
@@ -75,7 +75,7 @@ def write_hashes(folder: Path, hashes: Hashes) -> None:
 
 
 def read_hashes(model: Path) -> Hashes | None:
-    """Return the hashes of the images that a model directory, or its run, was trained on; None where nobody knows."""
+    """Return the hashes of the images that a model directory, or its run, was trained on; None if unknown."""
     for folder in (model, model.parent):
         path = folder / FILE
         if path.is_file() and path.stat().st_size <= 8 * MAX_IMAGES + 1024:
@@ -88,7 +88,7 @@ def read_hashes(model: Path) -> Hashes | None:
 
 
 def count_trained_on(model: Path, images: Iterable[Path | StoredImage]) -> int | None:
-    """Return how many of ``images`` a model directory was trained on, by their content; None where nobody knows."""
+    """Return how many of ``images`` a model directory was trained on, by their content; None where that is unknown."""
     known = read_hashes(model)
     if known is None:
         return None

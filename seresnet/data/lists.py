@@ -27,7 +27,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclass(frozen=True, slots=True)
 class ListRow:
-    """One row: the line it stands in, its image, and the cell with its label or labels."""
+    """One row: its line number, its image, and the cell with its label or labels."""
 
     line: int
     image: Path
@@ -250,7 +250,7 @@ def _labels(images: ImageList, row: ListRow) -> tuple[str, ...]:
 def numbers_as_written(labels: set[str]) -> dict[str, str]:
     """Return the names of labels that are numbers in other spellings: 3.0 is 3, and so is 03 where there is a 3 too.
 
-    Nothing is renamed where a label is not a whole number.
+    Nothing is renamed where a label is not an integer.
     """
     parsed = {label: re.fullmatch(r"(-?)0*([0-9]+?)(?:\.0*)?", label) for label in labels}
     numbers = {label: match[1] + match[2] for label, match in parsed.items() if match}

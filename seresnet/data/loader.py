@@ -103,7 +103,7 @@ class Loader:
         yield from self._batches(self._each(map(int, order)), epoch)
 
     def in_order(self) -> Iterator[Batch]:
-        """Yield this process's share of the images, each exactly once, in order; the last batch may be short."""
+        """Yield this rank's part of the images, each exactly once, in order; the last batch may be short."""
         if isinstance(self.samples, Stream):
             yield from self._batches(islice(enumerate(self.samples), self.rank, None, self.world), 0)
         else:
@@ -139,16 +139,16 @@ class Loader:
 
     def _read(self, index: int, image: Path | StoredImage, epoch: int) -> Pixels | None:
         seeds = self.seed, epoch, index
-        whole: list[tuple[int, int]] = []  # the size of a picture that is reduced
+        original: list[tuple[int, int]] = []  # the original size of an image that was decoded at a reduced size
 
         def reduction(size: tuple[int, int]) -> int:
             factor = self.crop.reduction(size, seeds)
-            whole.extend([size] if factor > 1 else [])
+            original.extend([size] if factor > 1 else [])
             return factor
 
         try:
             picture = decode(image, max_pixels=self.max_pixels, reduction=reduction)
-            return self.crop(picture, np.random.default_rng(seeds), *whole)
+            return self.crop(picture, np.random.default_rng(seeds), *original)
         except ImageError as error:
             if image not in self.unreadable:
                 log.warning("skipped %s: %s", image, error)
@@ -158,4 +158,4 @@ class Loader:
     def _require_some(self, some: bool) -> None:
         if not some:
             path, reason = next(iter(self.unreadable.items()))
-            raise DataError(f"no image of a whole batch can be read, among them {path}: {reason}; check the data set")
+            raise DataError(f"no image of a batch can be read, among them {path}: {reason}; check the data set")

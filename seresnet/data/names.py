@@ -1,4 +1,4 @@
-"""Names of files, classes and splits: which are equal, and the order they stand in."""
+"""Names of files, classes and splits: which are equal, and their order."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     names = sorted(set(labels), key=natural_key)
     negative = next((name for name in names if re.fullmatch("-[0-9]+", name)), None)
     if negative is not None and all(re.fullmatch("-?[0-9]+", name) for name in names):
-        raise DataError(
-            f"label {negative} is not a class, but stands for a hidden or missing one; leave such images out"
-        )
+        raise DataError(f"label {negative} is not a class, but marks a hidden or missing one; leave such images out")
     return tuple(names)
 
 

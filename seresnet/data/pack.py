@@ -1,7 +1,7 @@
 """Pack labelled images into WebDataset shards: few large files in place of millions of small ones.
 
 Which image goes where is decided before the first is read, so the same images and settings give the same bytes, and a
-run that was interrupted goes on with the shards that are missing. A shard gets its name when it is whole and on disk.
+run that was interrupted continues with the missing shards. A shard gets its name when it is complete and on disk.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _suffix(format_name: str) -> str:
 
 
 def _write_shard(path: Path, group: Iterable[Converted], classes: Sequence[str], progress: Progress | None) -> Index:
-    """Write one shard and its index, which says that it is whole; return the index."""
+    """Write one shard and then its index, which marks it as complete; return the index."""
     rows: list[Any] = []
     skipped: list[Any] = []
     with atomic_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -200,7 +200,7 @@ def _write_shard(path: Path, group: Iterable[Converted], classes: Sequence[str],
 
 
 def _read_index(path: Path) -> Index | None:
-    """Return the index of a shard that is whole, or None."""
+    """Return the index of a complete shard, or None."""
     index = read_json(index_path(path)) if path.is_file() else None
     if not isinstance(index, dict) or index.get("bytes") != path.stat().st_size:
         return None

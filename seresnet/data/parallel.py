@@ -50,7 +50,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def default_workers() -> int:
-    """Return one decoding thread for each core that this process may use, and has not to share with its like.
+    """Return one decoding thread for each core of this process; ranks on one machine divide its cores.
 
     ``LOCAL_WORLD_SIZE`` is the number of processes that torchrun started on this machine.
     """

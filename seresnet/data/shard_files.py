@@ -23,7 +23,7 @@ _MAX_SHARDS = 1_000_000
 
 
 def is_pattern(source: str) -> bool:
-    """Return whether a text stands for several shards: ``train-{000..127}.tar`` or ``train-*.tar``."""
+    """Return whether a text is a pattern for several shards: ``train-{000..127}.tar`` or ``train-*.tar``."""
     return ".tar" in source and bool(re.search(r"[{*?\[]", source)) and not Path(source).exists()
 
 
@@ -45,7 +45,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def find_shards(source: str) -> list[Path]:
-    """Return the files that a pattern stands for, or the shards of a folder, in natural order."""
+    """Return the files that match a pattern, or the shards of a folder, in natural order."""
     path = Path(source)
     if path.is_dir():
         _check_complete(path)
@@ -63,13 +63,13 @@ def find_shards(source: str) -> list[Path]:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """Yield the names that ``{000..127}`` and ``{a,b}`` stand for, as a shell does."""
+    """Yield the names that ``{000..127}`` and ``{a,b}`` expand to, as in a shell."""
     from braceexpand import braceexpand
 
     try:
         for number, name in enumerate(braceexpand(pattern, escape=False)):
             if number == _MAX_SHARDS:
-                raise DataError(f"{pattern}: stands for more than {_MAX_SHARDS:,} shards")
+                raise DataError(f"{pattern}: expands to more than {_MAX_SHARDS:,} shards")
             yield name
     except ValueError:  # UnbalancedBracesError, which it does not export
         raise DataError(f"{pattern}: its braces do not match") from None

@@ -56,7 +56,7 @@ def shard_splits(files: Sequence[Path]) -> Found:
     """Return the splits of a data set in shards, by the folders they lie in, or else by the names of the files.
 
     Labels are class indices (``.cls``, or ``label`` in a ``.json``), names (``label``), or lists of these (``labels``).
-    The names of the indices stand in ``classnames.txt`` beside the shards; without it they are the numbers. Raises
+    The names of the indices are in ``classnames.txt`` beside the shards; without it they are the numbers. Raises
     DataError, naming shard and key, for what is missing, there twice, cut off, or compressed.
     """
     splits: dict[str, list[Path]] = {}

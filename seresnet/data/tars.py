@@ -1,4 +1,4 @@
-"""Tar files read with bounds: nobody's header decides how much memory is used."""
+"""Tar files read with bounds: no header decides how much memory is used."""
 
 from __future__ import annotations
 

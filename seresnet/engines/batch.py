@@ -1,4 +1,4 @@
-"""What the engines have in common: the checks of a batch, and what is said of one that fails."""
+"""What the engines have in common: the checks of a batch and their messages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A fused network as a graph of few operations, for engines that are not torch.
 
 `emit` walks the form once and says which operations there are, by the names of its modules; a `Builder` for each
-engine says how that engine spells them. There is no tracing, and no size of an image or batch is written into a graph.
+engine defines how that engine builds them. There is no tracing, and no image or batch size is written into a graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 2, 3  # axes of (N, C, H, W)
 
 
 class Builder(ABC, Generic[T]):
-    """How an engine spells the operations. Each value is ``(N, C, H, W)`` and gets the name that is given."""
+    """How an engine builds the operations. Each value is ``(N, C, H, W)`` and gets the name that is given."""
 
     @abstractmethod
     def convolution(self, name: str, x: T, weight: Array, bias: Array, stride: int, padding: int, groups: int) -> T:
@@ -161,7 +161,7 @@ def _as_kernel(weight: Array) -> Array:
 
 
 def _layer(build: Builder[T], name: str, layer: nn.Module, x: T) -> T:
-    """Say a module of the form that is no block."""
+    """Build a module of a fused network that is not a block."""
     if isinstance(layer, nn.Sequential):
         for child, module in layer.named_children():
             x = _layer(build, f"{name}.{child}", module, x)
@@ -186,8 +186,8 @@ def _layer(build: Builder[T], name: str, layer: nn.Module, x: T) -> T:
 def pool_sizes(pool: nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int, int]:
     """Return kernel, stride, and padding before and after.
 
-    Rounding up is a padding behind, of one pixel less than the stride. It is said so, because OpenVINO refuses a
-    kernel larger than its image, padding included, even where the rounding leaves a part of it.
+    Rounding up is a padding behind, of one pixel less than the stride. It is passed explicitly, because OpenVINO
+    refuses a kernel larger than its image, padding included, even where the rounding leaves a part of it.
     """
     kernel, stride, padding = (int(pool.kernel_size), int(pool.stride), int(pool.padding))  # type: ignore[arg-type]
     return kernel, stride, padding, padding + (stride - 1 if pool.ceil_mode else 0)

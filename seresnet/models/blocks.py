@@ -98,7 +98,7 @@ class BasicBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.conv2(self.act1(self.bn1(self.conv1(x))))
-        if not is_scripting():  # noqa: SIM102 - TorchScript would compile what stands behind an `and`
+        if not is_scripting():  # noqa: SIM102 - TorchScript would compile the right side of an `and`
             if can_fuse(u, self.bn2, self.se, self.act2, self.act_se, self.drop_path):
                 return fused_bn_se_add_relu(u, self.downsample(x), self.bn2, self.se)  # type: ignore[arg-type]
         u = self.drop_path(self.se(self.act_se(self.bn2(u))))
@@ -134,7 +134,7 @@ class Bottleneck(Block):
     def forward(self, x: Tensor) -> Tensor:
         u = self.act1(self.bn1(self.conv1(x)))
         u = self.conv3(self.aa(self.act2(self.bn2(self.conv2(u)))))
-        if not is_scripting():  # noqa: SIM102 - TorchScript would compile what stands behind an `and`
+        if not is_scripting():  # noqa: SIM102 - TorchScript would compile the right side of an `and`
             if can_fuse(u, self.bn3, self.se, self.act3, self.act_se, self.drop_path):
                 return fused_bn_se_add_relu(u, self.downsample(x), self.bn3, self.se)  # type: ignore[arg-type]
         u = self.drop_path(self.se(self.act_se(self.bn3(u))))

@@ -1,6 +1,6 @@
 """Fused networks for inference: the same function, with its excitations at almost no cost.
 
-Three exact rewrites, each of which changes the order of the arithmetic and no result beyond rounding:
+Three exact rewrites, each of which changes the order of the arithmetic, and results only by rounding:
 
 1. Batch norms fold into the convolutions before them.
 2. The gate comes first. A block ends in ``relu(s * u + shortcut)`` with ``u = W h + b``, and its excitation
@@ -8,7 +8,7 @@ Three exact rewrites, each of which changes the order of the arithmetic and no r
    ``F1 mean(u) = (F1 W) mean(h) + F1 b``, from a tensor four times smaller, before the convolution starts. Of a 3x3
    convolution with padding 1, the tap that looks up misses the last row of ``h``, the one that looks left misses the
    last column, and so on: its mean follows from the sums of ``h``, of its four edges and of its four corners.
-   Where a ReLU stands between convolution and excitation (legacy 18 and 34) nothing of this holds: the order stays.
+   Where a ReLU stands between convolution and excitation (legacy 18 and 34) none of this holds: the order stays.
 3. Unused pixels. In the legacy bottleneck networks a stage reads its input only through 1x1 convolutions of stride 2:
    of four pixels that the last block before it outputs, three are never read, and need not be computed.
 """
@@ -108,7 +108,7 @@ class FusedBlock(nn.Module):
             self.shortcut = Subsample()
 
     def read_quarter(self) -> None:
-        """Take an input of which every other row and column is left, in place of striding over it."""
+        """Take an input that is already subsampled by 2, instead of striding over it."""
         assert isinstance(self.shortcut, nn.Sequential)
         for conv in (self.hidden[0], self.shortcut[0]):
             assert isinstance(conv, nn.Conv2d)

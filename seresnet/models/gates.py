@@ -55,7 +55,7 @@ class BorderGate(Gate):
     def squeeze(self, h: Tensor) -> Tensor:
         """Return nine sums of ``h`` over its area: all, its edges, its corners: ``(N, C', H, W) -> (N, 9 C', 1, 1)``.
 
-        Each is a mean over its own extent, times the share of the area that this is, so that none overflows.
+        Each is a mean over its own extent, times its fraction of the area, so that none overflows.
         """
         height, width = h.shape[2:]
         top, bottom = h[:, :, :1], h[:, :, -1:]  # (N, C', 1, W); the same row where H is 1

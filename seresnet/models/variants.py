@@ -1,6 +1,6 @@
 """The table of architectures: one row each, and a few shared values. To add a network, add a row.
 
-Imports no torch: what a name stands for is found without it.
+Imports no torch, so that names are resolved without it.
 """
 
 from __future__ import annotations

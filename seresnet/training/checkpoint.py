@@ -1,4 +1,4 @@
-"""The state of an interrupted run: one file, read without running code, and replaced whole."""
+"""The state of an interrupted run: one file, read without running code, and replaced atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seresnet.errors import SeresnetError, WeightsError
 from seresnet.training.state import TrainState
 from seresnet.weights.read import read_checkpoint
 
-# What a training state holds, and of which type it is.
+# The keys of a training state and their types.
 CONTENTS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("fingerprint", "config", "state", "model", "optimizer"), (dict,)),
     "rows": (list,),
@@ -26,7 +26,7 @@ CONTENTS: dict[str, tuple[type, ...]] = {
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain data; the previous file stays until the new one is whole."""
+    """Write tensors and plain data; the previous file stays until the new one is complete."""
     with atomic_file(path) as file:
         torch.save(state, file)
 
@@ -63,9 +63,9 @@ def _not_a_state(state: object) -> str:
     if set(progress) != known or not all(
         type(value) in (int, float) and isfinite(value) for value in progress.values()
     ):
-        return "its state does not tell how far the run is"
+        return "its state does not describe the progress of a run"
     if not all(0 <= value < 2**53 for key, value in progress.items() if key != "best_score"):
-        return "its state tells of negative or huge numbers of epochs, steps or images"
+        return "its state has negative or huge numbers of epochs, steps or images"
     if not all(
         isinstance(row, dict) and all(type(value) in (int, float) for value in row.values()) for row in state["rows"]
     ):

@@ -129,7 +129,7 @@ class TrainConfig:
         return self.lr * (ratio if self.optimizer == "sgd" else math.sqrt(ratio))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data, as they stand in a run's ``config.json``."""
+        """Return the settings as plain data, as written to a run's ``config.json``."""
         return asdict(self)
 
     def updated(self, settings: Mapping[str, Any]) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""What a run says of itself: one short line for each thing, to stderr and ``log.txt``."""
+"""The messages of a training run: one short line each, to stderr and ``log.txt``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from seresnet.training.validation import SCORES
 
 log = logging.getLogger("seresnet")
 
+COLUMNS = 80  # of a terminal
 LOOKED_AT = 32  # images whose size is read
 REDUCED_BY = 3  # from here on the loss of detail is worth a line
 AT_224 = "seresnet50.ra2_in1k"  # a good network for photographs, by timm's results
@@ -92,7 +93,7 @@ def warn_of_small_input(samples: Sequence[Sample] | Stream, size: int) -> None:
     for image, _ in samples[:: max(1, len(samples) // LOOKED_AT)]:
         try:
             with Image.open(image if isinstance(image, Path) else BytesIO(image.read())) as opened:
-                edges.append(min(opened.size))  # of the header alone: nothing is decoded
+                edges.append(min(opened.size))  # from the header, without decoding
         except (OSError, ValueError, SeresnetError, Image.DecompressionBombError):
             continue
     if edges and (typical := round(median(edges))) >= REDUCED_BY * size:
@@ -155,13 +156,15 @@ def log_epoch(
 def epoch_line(
     row: dict[str, float], epochs: int, score: str, best_score: float, best_epoch: int, seconds_left: float
 ) -> str:
-    """Return the line of one epoch."""
+    """Return the line of one epoch: at most `COLUMNS`, up to 999 epochs; a longer line has fewer spaces."""
     width = len(str(epochs))
-    return (
-        f"epoch {row['epoch']:{width}}/{epochs} loss {row['train_loss']:.3f}  val {row['val_loss']:.3f} "
+    losses = [f"{loss:.3f}" if abs(loss) < 10 else f"{loss:.4g}" for loss in (row["train_loss"], row["val_loss"])]
+    line = (
+        f"epoch {row['epoch']:{width}}/{epochs} loss {losses[0]}  val {losses[1]} "
         f"{SHORT_SCORES[score]} {100 * row[score]:.2f} %  best {100 * best_score:.2f} % ({best_epoch})"
         + (f"  ETA {duration(seconds_left)}" if seconds_left > 0 else "")
     )
+    return line if len(line) <= COLUMNS else line.replace(" %", "%").replace("  ", " ")
 
 
 def log_resume(state: TrainState, saved: dict[str, Any], config: TrainConfig) -> None:
@@ -181,8 +184,8 @@ def chance_score(samples: Sequence[Sample] | Stream, multi_label: bool) -> float
     if isinstance(samples, Stream) or not samples:
         return 0.0
     counts = Counter(label for _, target in samples for label in ((target,) if isinstance(target, int) else target))
-    shares = [count / len(samples) for count in counts.values()]
-    if not shares:
+    frequencies = [count / len(samples) for count in counts.values()]
+    if not frequencies:
         return 0.0
-    p = sum(shares) / len(shares) if multi_label else max(shares)
+    p = sum(frequencies) / len(frequencies) if multi_label else max(frequencies)
     return 0.0 if p >= 1 else p + math.sqrt(p * (1 - p) / len(samples))

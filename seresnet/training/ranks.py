@@ -30,7 +30,7 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # the longest that one rank may keep the others waiting while it is alive
 HEARTBEAT_INTERVAL = 2.0  # seconds between two heartbeats
 HEARTBEAT_TIMEOUT = 45.0  # seconds without a heartbeat after which a rank counts as dead
-RESUME_HINT = "the last checkpoint is whole: start the same command again with --resume"
+RESUME_HINT = "the last checkpoint is complete; run the same command with --resume"
 
 
 def average_across_ranks(accelerator: Accelerator, tensors: list[Tensor]) -> None:

@@ -15,6 +15,7 @@ from seresnet.common.progress import Progress
 from seresnet.data.augment import TrainCrop
 from seresnet.data.dataset import ImageSet, hold_out
 from seresnet.data.decode import pixel_limit
+from seresnet.data.exclude import leave_out
 from seresnet.data.image_hashes import Hashes, image_hashes
 from seresnet.data.loader import Loader
 from seresnet.data.open_dataset import open_data
@@ -23,9 +24,16 @@ from seresnet.errors import DataError
 from seresnet.training.config import TrainConfig
 
 
-def open_run_data(config: TrainConfig, data: str | Path, offline: bool | None) -> tuple[ImageSet, ImageSet]:
-    """Return the training and the validation images. Raises DataError where there is nothing to learn or to measure."""
+def open_run_data(
+    config: TrainConfig, data: str | Path, offline: bool | None, exclude: Path | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Return the training and the validation images, without those that the file ``exclude`` lists.
+
+    Raises DataError where there is nothing to learn or to measure.
+    """
     splits = open_data(data, offline)
+    if exclude is not None:
+        splits = leave_out(splits, exclude)
     train_set, val_set = splits.train, splits.validation
     if len(train_set.classes) < 2 and not train_set.multi_label:
         raise DataError(

@@ -1,4 +1,4 @@
-"""What a run writes down: ``config.json``, ``metrics.csv``, ``log.txt``, TensorBoard events, ``curves.png``."""
+"""The files that a run writes: ``config.json``, ``metrics.csv``, ``log.txt``, TensorBoard events, ``curves.png``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger("seresnet")
 
 
 class LogFile(logging.FileHandler):
-    """A log whose failure, on a full disk, is the run's: logging would print a traceback and go on."""
+    """A log whose failure, on a full disk, ends the run: logging would print a traceback and continue."""
 
     def _open(self) -> io.TextIOWrapper:
         """Open the file itself: a link that was put in its place is not followed."""

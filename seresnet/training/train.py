@@ -60,23 +60,39 @@ def train(
     exist_ok: bool = False,
     device: str | None = None,
     offline: bool | None = None,
+    exclude: str | Path | None = None,
 ) -> TrainResult:
     """Train ``config.model`` on the folder ``data`` and write the run to ``out``.
 
     ``data`` is what `seresnet.data.open_dataset.open_data` takes; without a validation folder, ``config.val_fraction``
-    of each class is held out of the training images, and a test folder is never looked at. Raises SeresnetError for a
+    of each class is held out of the training images, and a test folder is never looked at. ``exclude`` is a table with
+    the column ``path``, of images that are left out (``seresnet check`` writes one). Raises SeresnetError for a
     setting, a data set or a checkpoint that does not fit, and TrainingStopped after SIGTERM or SIGINT.
     """
     torch.manual_seed(config.seed)
     accelerator = create_accelerator(config, device)
     try:
         with dead_ranks_as_errors(accelerator):
-            result = run(config, data, Path(out), accelerator, resume=resume, exist_ok=exist_ok, offline=offline)
+            left_out = None if exclude is None else Path(exclude)
+            result = run(
+                config,
+                data,
+                Path(out),
+                accelerator,
+                resume=resume,
+                exist_ok=exist_ok,
+                offline=offline,
+                exclude=left_out,
+            )
     except Exception as error:
         if not disk_full(error):
             raise
-        whole = (Path(out) / "last" / "state.pt").exists()
-        then = "continue with --resume: the last checkpoint is whole" if whole else "start again with --exist-ok"
+        has_checkpoint = (Path(out) / "last" / "state.pt").exists()
+        then = (
+            "continue with --resume: the last checkpoint is complete"
+            if has_checkpoint
+            else "start again with --exist-ok"
+        )
         raise DiskFullError(f"{out}: no space left on the disk; free some, then {then}") from error
     finish(accelerator)
     return result
@@ -91,11 +107,12 @@ def run(
     resume: bool,
     exist_ok: bool,
     offline: bool | None,
+    exclude: Path | None,
 ) -> TrainResult:
     """Set the run up on this rank, and go through it. As `train`."""
     state_file = out / "last" / "state.pt"
     # The data
-    train_set, val_set = open_run_data(config, data, offline)
+    train_set, val_set = open_run_data(config, data, offline, exclude)
     hashes = broadcast_from_rank0(accelerator, lambda: hash_images(train_set, val_set))
     multi_label = train_set.multi_label
     # The checkpoint, the network and the settings

@@ -212,7 +212,7 @@ class Trainer:
     # Checkpoints
 
     def save_checkpoint(self) -> None:
-        """Write everything that `restore` needs; the previous checkpoint stays until this one is whole."""
+        """Write everything that `restore` needs; the previous checkpoint stays until this one is complete."""
         if not self.folder:
             return
         step = self.train_step

@@ -60,7 +60,7 @@ def shipped(tmp_path, monkeypatch) -> Path:
 
 
 def test_bundled_weights_are_loaded_and_run(shipped):
-    assert list(doctor.bundled()) == [("seresnet20.test", "10 classes, whole", True)]
+    assert list(doctor.bundled()) == [("seresnet20.test", "10 classes, intact", True)]
 
 
 def test_damaged_bundled_weights_are_found(shipped):

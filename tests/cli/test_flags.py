@@ -19,9 +19,10 @@ FLAGS = {
     ),
     "train": (
         "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
-        " --max-megapixels --workers --resume --exist-ok --offline"
+        " --max-megapixels --workers --exclude --resume --exist-ok --offline"
     ),
     "explain": "--out --model --label --device --offline",
+    "check": "--out --model --device --workers --max-megapixels --offline --exist-ok",
     "embed": "--out --model --normalize --batch-size --device --engine --precision --workers --offline",
     "search": "--topk --sheet --model --device --offline",
     "serve": (

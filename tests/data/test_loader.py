@@ -83,7 +83,7 @@ def test_unreadable_images_are_left_out_and_named(samples, tmp_path):
     seen = paths(some.in_order())
     assert sorted(seen) == sorted(path for path, _ in samples)
     assert list(some.unreadable) == [broken]
-    with pytest.raises(DataError, match=r"no image of a whole batch can be read.*broken\.png"):
+    with pytest.raises(DataError, match=r"no image of a batch can be read.*broken\.png"):
         list(loader([(broken, 0)] * 4).in_order())
 
 

@@ -38,8 +38,12 @@ def test_durations(seconds, text):
 def test_an_epoch_is_a_line_of_eighty_columns(score):
     row = {"epoch": 100, "train_loss": 10.04, "val_loss": 10.08, score: 1.0}
     line = epoch_line(row, 300, score, 1.0, 100, 359_999)
-    assert line.startswith("epoch 100/300 loss 10.040  val 10.080 ")
-    assert line.endswith("100.00 %  best 100.00 % (100)  ETA 99:59:59")
+    assert line.startswith("epoch 100/300 loss 10.04 val 10.08 ")
+    assert line.endswith("100.00% best 100.00% (100) ETA 99:59:59")
+    assert len(line) <= 80
+    for loss in (12.3456, 123.456, 1e20, float("nan"), float("inf")):
+        worst = row | {"epoch": 999, "train_loss": loss, "val_loss": loss}
+        assert len(epoch_line(worst, 999, score, 1.0, 999, 359_999)) <= 80
     usual = epoch_line(
         row | {"epoch": 15, "train_loss": 0.05, "val_loss": 0.08, score: 0.97}, 40, score, 0.98, 10, 4000
     )

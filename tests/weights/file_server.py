@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from typing import Any, Literal
 
 PAGE = b"<!DOCTYPE html><html><body>Please log in to the network</body></html>"
 
@@ -53,7 +53,7 @@ class FileServer:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_state: FileServer
+    server_state: Any  # what the server has: `FileServer`, or what another handler answers from
 
     def log_message(self, *args: object) -> None:
         pass
@@ -132,8 +132,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_files(state: FileServer) -> Iterator[FileServer]:
-    handler = type("FileHandler", (Handler,), {"server_state": state})
+def serve_files(state: Any, answered_by: type[Handler] = Handler) -> Iterator[Any]:
+    """Serve ``state`` in a thread, and set its ``url``."""
+    handler = type("BoundHandler", (answered_by,), {"server_state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_address[1]}"

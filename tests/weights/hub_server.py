@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import cache, partial
+
+from tests.weights.file_server import Handler, serve_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
@@ -44,21 +43,11 @@ class Hub:
         return [path for verb, path, _ in self.requests if verb == method and "agent" not in path]
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    hub: Hub
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
+class HubHandler(Handler):
+    server_state: Hub
 
     def answer(self, body: bool) -> None:
-        hub = self.hub
+        hub = self.server_state
         hub.requests.append((self.command, self.path, self.headers.get("Range")))
         if hub.status:
             return self.refuse(hub.status)
@@ -92,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def redirect(self, repo: str, file: str, commit: str) -> None:
-        content = self.hub.files[repo, file]
+        content = self.server_state.files[repo, file]
         self.send_response(302)
         self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/storage/{repo}/{file}")
         self.send_header("X-Repo-Commit", commit)
@@ -102,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_file(self, repo: str, file: str, body: bool, commit: str = "") -> None:
-        content = self.hub.files[repo, file]
+        content = self.server_state.files[repo, file]
         start = int(match[1]) if (match := re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")) else 0
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
@@ -114,24 +103,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
-        limit, self.hub.break_after = self.hub.break_after, None
+        limit, self.server_state.break_after = self.server_state.break_after, None
         self.wfile.write(content[start:] if limit is None else content[start : start + limit])
         if limit is not None:
             self.wfile.flush()
             self.close_connection = True
 
 
-@contextmanager
-def serve(hub: Hub):
-    handler = type("HubHandler", (Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+serve = partial(serve_files, answered_by=HubHandler)

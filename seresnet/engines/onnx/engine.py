@@ -70,7 +70,7 @@ class OnnxEngine:
 
     @classmethod
     def resolve(cls, precision: str) -> str:
-        """Return what a precision stands for: "auto" is float32."""
+        """Resolve a precision: "auto" is float32."""
         return "float32" if precision == "auto" else precision
 
     def logits(self, x: Batch | Tensor) -> Batch:

@@ -1,4 +1,4 @@
-"""Check an OpenVINO graph from elsewhere in a process of its own, before it is opened in this one.
+"""Check an OpenVINO graph from elsewhere in a separate process, before it is opened in this one.
 
 OpenVINO's parser and compiler trust their input: a crafted file can end the process. So the file is read by expat for
 its extent, and then a short-lived process parses the graph, compares it with what this package's exporter writes,
@@ -67,8 +67,8 @@ def check_graph(path: Path, num_classes: int | None, in_chans: int | None) -> No
     if done.returncode == -getattr(signal, "SIGXCPU", signal.SIGTERM):
         raise _refused(path, "checking it takes too long")
     if done.returncode != 0:
-        said = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        reason = said[-1] if done.returncode == 1 and said else "OpenVINO does not survive opening it"
+        lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        reason = lines[-1] if done.returncode == 1 and lines else "OpenVINO does not survive opening it"
         raise _refused(path, reason)
 
 

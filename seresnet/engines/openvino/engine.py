@@ -78,7 +78,7 @@ class OpenVINOEngine:
 
     @classmethod
     def resolve(cls, precision: str) -> str:
-        """Return what a precision stands for on this processor: "auto" is the fastest that needs no calibration."""
+        """Resolve a precision for this processor: "auto" is the fastest that needs no calibration."""
         return fastest_precision(openvino_core()) if precision == "auto" else precision
 
     def logits(self, x: Batch | Tensor) -> Batch:

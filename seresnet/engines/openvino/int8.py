@@ -138,7 +138,7 @@ class QuantizingBuilder(OpenVINOBuilder):
 
 
 def to_levels(weight: Array, largest: int) -> tuple[NDArray[np.int8], Array]:
-    """Return a layer's weights as whole numbers up to ``largest``, and the scale of each output channel.
+    """Return a layer's weights as integers up to ``largest``, and the scale of each output channel.
 
     A weight is (C', C), (C', C, K, K), or of a grouped convolution (G, C' / G, C / G, K, K); the scale has the same
     number of axes, with extents of 1 but for the output channels.

@@ -1,0 +1,1 @@
+"""Checks of labelled images: what would spoil a training run."""
