@@ -176,7 +176,7 @@ def test_folders_of_other_classes_are_named():
 
 
 def test_a_name_of_two_classes_is_not_guessed():
-    with pytest.raises(DataError, match="several of the model: crane; name them by WordNet id"):
+    with pytest.raises(DataError, match="matches several of the model's: crane; name them by WordNet id"):
         match_classes(["crane", "tench"], LABELS, IDS)
 
 

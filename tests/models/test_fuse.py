@@ -178,7 +178,7 @@ ROWS = {
 
 @pytest.mark.parametrize(("arch", "counts"), ROWS.items())
 def test_rewrites_tell_what_was_done(arch: str, counts: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "seresnet"):
+    with caplog.at_level(logging.DEBUG, "seresnet"):
         form = fuse_network(variant(arch))
     done = form.rewrites
     assert (done.batch_norms_folded, done.gates_first, done.gates_last, done.unused_pixels) == counts
