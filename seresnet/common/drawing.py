@@ -12,7 +12,7 @@ def text_font(size: int) -> ImageFont.FreeTypeFont:
     """Return Pillow's own font at a size in pixels. Raises ConfigError where Pillow lacks FreeType."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise ConfigError("a contact sheet needs a Pillow with FreeType: install the wheel from the package index")
+        raise ConfigError("drawing text needs a Pillow with FreeType: install the wheel from the package index")
     return font
 
 

@@ -205,7 +205,7 @@ def key_of(facts: Mapping[str, Any]) -> str:
 def digest_of(path: Path) -> str:
     """Return a hash of a file: the SHA-256 of its parts' SHA-256s, computed on all cores. Raises OSError."""
     if (size := path.stat().st_size) > LARGEST:
-        raise OSError(errno.EFBIG, "more bytes than any model's file", str(path))
+        raise OSError(errno.EINVAL, "more bytes than any model's file", str(path))
     starts = range(0, size, PART)
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="seresnet-hash") as pool:
         parts = pool.map(lambda start: _digest_of_part(path, start), starts)

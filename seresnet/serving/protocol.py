@@ -18,7 +18,7 @@ CLOSING_SECONDS = 1.0  # that a refused client has to read why; closed at once, 
 CLOSING = 200  # connections that are given this time
 SMALL_CHUNK = 64  # bytes: each chunk costs the parser as much as kilobytes in one piece
 SMALL_CHUNKS = 1000  # of one connection
-UNREAD = 64_000_000  # bytes of a refused body that are thrown away before its connection is closed
+UNREAD = 64_000_000  # bytes of a refused body that are discarded before its connection is closed
 
 
 @dataclass

@@ -32,7 +32,7 @@ class ServerState:
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
-            raise Problem(404, f"there is no model of this name: the models are {', '.join(self.models)}")
+            raise Problem(404, f"no model has this name: the models are {', '.join(self.models)}")
         return self.models[name]
 
     def drain(self) -> None:

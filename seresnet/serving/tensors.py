@@ -57,7 +57,7 @@ def read_request(body: bytes, header: str | None, input_name: str, shape: Sequen
         raise Problem(400, "the JSON has too many lists: send flat data, or binary data")
     request = parsed_json(text)
     if not isinstance(request, dict):
-        raise Problem(400, "the JSON is no object: send inputs, as the Open Inference Protocol says")
+        raise Problem(400, "the JSON is not an object: send inputs, as the Open Inference Protocol says")
     inputs = _objects(request, "inputs")
     if len(inputs) != 1 or inputs[0].get("name") != input_name:
         raise Problem(400, f"send one input, {input_name}")

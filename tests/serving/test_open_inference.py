@@ -71,7 +71,7 @@ def test_without_named_outputs_all_come(client, clf, x):
 
 def test_errors_reach_the_client(client, x):
     for model, inputs, words in [
-        ("other", [tensor(x, True)], "there is no model"),
+        ("other", [tensor(x, True)], "no model has this name"),
         ("kinds", [tensor(x[:, :, :16], True)], "the shape must be"),
         ("kinds", [tensor(np.full_like(x, np.inf), True)], "not finite"),
     ]:
@@ -99,7 +99,7 @@ def request(**changes) -> bytes:
 NESTED = json.dumps(np.zeros((1, *SHAPE)).tolist())
 ODD = [
     (b"{", {}, 400, "not JSON"),
-    (b"[]", {}, 400, "no object"),
+    (b"[]", {}, 400, "not an object"),
     (b"{}", {}, 400, "inputs must be"),
     (b'{"inputs": [1]}', {}, 400, "inputs must be"),
     (b'{"inputs": []}', {}, 400, "send one input"),
