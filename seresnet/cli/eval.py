@@ -62,7 +62,7 @@ def evaluate(
     contains metrics.json, per_class.csv, predictions.csv, for one label per image confusion.csv, and plots.
     """
     from seresnet.cli.progress import ImageProgress, announce
-    from seresnet.common.files import check_report_folder
+    from seresnet.common.files import check_output_folder
     from seresnet.data.decode import pixel_limit
     from seresnet.data.open_dataset import open_labelled
     from seresnet.evaluation.evaluate import evaluate as measure
@@ -70,7 +70,7 @@ def evaluate(
     from seresnet.inference.classifier import DEFAULT_MODEL, exact_precision, load
 
     if report is not None:
-        check_report_folder(report, exist_ok)
+        check_output_folder(report, exist_ok)
     max_pixels = pixel_limit(max_megapixels)
     images = open_labelled(data, offline or None, split)
     name = model or DEFAULT_MODEL

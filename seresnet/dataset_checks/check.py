@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seresnet.common.files import check_report_folder, write_text
+from seresnet.common.files import check_output_folder, write_text
 from seresnet.common.page import PAGE_END, page_start, picture, text
+from seresnet.common.text import csv_text
 from seresnet.data.dataset import ImageSet
 from seresnet.data.decode import decode
 from seresnet.dataset_checks.faults import Fault, copies, outliers, tiny, unreadable
@@ -77,12 +76,9 @@ def check(
 
 def write_check(report: Report, folder: Path, exist_ok: bool = False) -> None:
     """Write ``faults.csv`` (path, kind, detail, score) and ``index.html``, which needs no other file, into a folder."""
-    check_report_folder(folder, exist_ok)
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["path", "kind", "detail", "score"])
-    writer.writerows([str(f.image), f.kind, f.detail, f"{f.score:.4f}"] for f in report.faults)
-    write_text(folder / FILE, rows.getvalue())
+    check_output_folder(folder, exist_ok)
+    rows = ([str(f.image), f.kind, f.detail, f"{f.score:.4f}"] for f in report.faults)
+    write_text(folder / FILE, csv_text([["path", "kind", "detail", "score"], *rows]))
     write_text(folder / PAGE, "".join(_page(report)))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seresnet.common.files import atomic_file, check_report_folder, write_text
+from seresnet.common.files import atomic_file, check_output_folder, write_text
+from seresnet.common.text import csv_text
 from seresnet.evaluation.plots import draw_confusion, draw_mistakes, draw_per_class, draw_reliability
 from seresnet.evaluation.result import Evaluation
 from seresnet.metrics.base import Metrics
@@ -25,9 +25,9 @@ def write_report(evaluation: Evaluation[Any], folder: Path, exist_ok: bool = Fal
     one label an image, ``confusion.csv`` counts by true class (rows) and predicted class (columns). Pictures:
     ``per_class.png``; where there are image files and mistakes, ``mistakes.png``; and with one label an image
     ``confusion.png`` (of many classes the most frequent confusions) and ``reliability.png``. Raises ConfigError as
-    `check_report_folder` does, and where matplotlib is missing.
+    `check_output_folder` does, and where matplotlib is missing.
     """
-    check_report_folder(folder, exist_ok)
+    check_output_folder(folder, exist_ok)
     contents = CONTENTS[type(evaluation.metrics)]
     write_text(folder / "metrics.json", json.dumps(evaluation.summary(), indent=2, allow_nan=False) + "\n")
     for name, table in contents.tables.items():
@@ -55,25 +55,17 @@ def _per_class(e: Evaluation[Any]) -> str:
         [label, *(f"{metric.values[i]:.6g}" if images else "" for metric in metrics), images]
         for i, (label, images) in enumerate(zip(e.labels, e.metrics.support.tolist(), strict=True))
     )
-    return _csv(["class", *(metric.key for metric in metrics), "images"], rows)
+    return csv_text([["class", *(metric.key for metric in metrics), "images"], *rows])
 
 
 def _confusion(e: Evaluation[SingleLabelMetrics]) -> str:
     rows = ([label, *counts] for label, counts in zip(e.labels, e.metrics.confusion.tolist(), strict=True))
-    return _csv(["true \\ predicted", *e.labels], rows)
+    return csv_text([["true \\ predicted", *e.labels], *rows])
 
 
 def _predictions(e: Evaluation[Any]) -> str:
     header = e.results[0].COLUMNS if e.results else ()
-    return _csv(header, (result.row(e.labels) for result in e.results))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(chain([header], (result.row(e.labels) for result in e.results)))
 
 
 class Contents(NamedTuple):
