@@ -14,7 +14,7 @@ FLAGS = {
         " --batch-size --device --engine --precision --calibration --max-megapixels --workers --offline"
     ),
     "eval": (
-        "--model --labels --split --report --format --batch-size --device --engine --precision --calibration --workers"
+        "--model --labels --split --compare --report --format --batch-size --device --engine --precision --calibration --workers"
         " --max-megapixels --offline --exist-ok"
     ),
     "train": (
