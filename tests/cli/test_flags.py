@@ -14,8 +14,8 @@ FLAGS = {
         " --batch-size --device --engine --precision --calibration --max-megapixels --workers --offline"
     ),
     "eval": (
-        "--model --labels --split --compare --report --format --batch-size --device --engine --precision --calibration --workers"
-        " --max-megapixels --offline --exist-ok"
+        "--model --labels --split --compare --report --format --batch-size --device --engine --precision --calibration"
+        " --workers --max-megapixels --offline --exist-ok"
     ),
     "calibrate": "--out --model --split --format --batch-size --device --workers --offline --exist-ok",
     "train": (
