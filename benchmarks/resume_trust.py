@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import accelerate
 import torch
+import torch._dynamo  # the first optimizer would import it, anew in every fork
 import torch.utils.tensorboard
 
 import seresnet.cli.train  # noqa: F401

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seresnet.common.files import atomic_file, check_report_folder, write_text
+from seresnet.common.files import atomic_file, check_output_folder, write_text
 from seresnet.common.plots import BLUE, GREY, INK, new_figure, tidy
+from seresnet.common.text import csv_text
 from seresnet.common.timing import Spread, Timing
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ SPREADS = ("latency_ms", "speedup_over_first")  # of the CSV, with their quartil
 
 def write_benchmark(benchmark: Benchmark, folder: Path, exist_ok: bool = False) -> Path:
     """Write ``benchmark.json``, ``benchmark.csv`` and ``benchmark.png``, each atomically."""
-    check_report_folder(folder, exist_ok)
+    check_output_folder(folder, exist_ok)
     picture = draw([[row.timing for row in benchmark.of_batch(size)] for size in benchmark.batch_sizes])
     write_text(folder / "benchmark.json", json.dumps(benchmark.to_dict(), indent=2) + "\n")
     write_text(folder / "benchmark.csv", _csv(benchmark))
@@ -118,12 +117,10 @@ def _difference(row: BenchmarkResult) -> str:
 
 
 def _csv(benchmark: Benchmark) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     statistics = [f"{name}_{statistic}" for name in SPREADS for statistic in vars(benchmark.rows[0].speedup)]
-    writer.writerow([*COLUMNS, *statistics])
+    rows: list[list[object]] = [[*COLUMNS, *statistics]]
     for row in benchmark.rows:
         values = row.to_dict()
         spreads = [f"{number:.6g}" for name in SPREADS for number in values[name].values()]
-        writer.writerow([*(values[name] for name in COLUMNS), *spreads])
-    return text.getvalue()
+        rows.append([*(values[name] for name in COLUMNS), *spreads])
+    return csv_text(rows)

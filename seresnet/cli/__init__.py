@@ -27,6 +27,11 @@ VERBS = {
         "Classify images: files, folders, globs, or a list on stdin.",
     ),
     "eval": ("seresnet.cli.eval:evaluate", "DATA", "Evaluate a model on labelled images."),
+    "calibrate": (
+        "seresnet.cli.calibrate:calibrate",
+        "DATA",
+        "Make a model's probabilities agree with how often it is right.",
+    ),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
     "explain": (
         "seresnet.cli.explain:explain",

@@ -47,7 +47,7 @@ def benchmark(
     from seresnet.benchmarking.benchmark import BATCH_SIZES, check
     from seresnet.benchmarking.benchmark import benchmark as measure
     from seresnet.benchmarking.report import write_benchmark
-    from seresnet.common.files import check_report_folder
+    from seresnet.common.files import check_output_folder
     from seresnet.common.progress import Progress
     from seresnet.common.text import printable
     from seresnet.inference.classifier import DEFAULT_MODEL
@@ -55,7 +55,7 @@ def benchmark(
     sizes = batch_size or list(BATCH_SIZES)
     check(sizes, rounds)
     if out is not None:
-        check_report_folder(out, exist_ok)
+        check_output_folder(out, exist_ok)
     total, done = rounds * len(set(sizes)), count(1)
     with Progress(seconds=PLAIN_SECONDS) as progress:
         result = measure(

@@ -33,7 +33,7 @@ def check(
     train --exclude, index.html shows the images. The exit code is 1 if an image could not be read.
     """
     from seresnet.cli.progress import ImageProgress, announce
-    from seresnet.common.files import check_report_folder
+    from seresnet.common.files import check_output_folder
     from seresnet.data.decode import pixel_limit
     from seresnet.data.open_dataset import open_splits
     from seresnet.dataset_checks.check import FILE, KINDS, PAGE, write_check
@@ -41,7 +41,7 @@ def check(
     from seresnet.inference.classifier import DEFAULT_MODEL, load
 
     max_pixels = pixel_limit(max_megapixels)
-    check_report_folder(out, exist_ok)
+    check_output_folder(out, exist_ok)
     sets = open_splits(data, offline or None)
     clf = load(model or DEFAULT_MODEL, device=device, offline=offline or None)
     clf.max_pixels = max_pixels

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from seresnet.common.text import printable
+from seresnet.errors import SeresnetError
+
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from seresnet.data.dataset import ImageSet
+    from seresnet.evaluation.compare import Comparison
     from seresnet.evaluation.result import Evaluation
+    from seresnet.explanation.explain import Explainer
+    from seresnet.inference.classifier import Classifier
 
 SHOWN = 5  # lowest classes, and most frequent confusions, in the table
 
@@ -33,7 +38,10 @@ def evaluate(
     labels: Annotated[
         str | None, Parameter(help="Class names in place of the model's: a file with one a line, or imagenet-1k.")
     ] = None,
-    report: Annotated[Path | None, Parameter(help="Write metrics, tables and plots into this folder.")] = None,
+    compare: Annotated[
+        str | None, Parameter(help="Another model, evaluated on the same images: McNemar's test of the difference.")
+    ] = None,
+    report: Annotated[Path | None, Parameter(help="Write a page, metrics, tables and plots into this folder.")] = None,
     format: Annotated[Literal["table", "json"], Parameter(help="Output format on stdout.")] = "table",
     batch_size: Annotated[int | None, Parameter(help="Batch size (default: chosen for the device).")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")] = None,
@@ -59,73 +67,89 @@ def evaluate(
 
     Each image counts once; the exit code is 1 if one could not be read. The folders of DATA have the names of the
     model's classes, or their WordNet ids. For several labels per image: average precision, F1, exact matches. A report
-    contains metrics.json, per_class.csv, predictions.csv, for one label per image confusion.csv, and plots.
+    contains report.html (one page with all of it), metrics.json, tables (.csv) and plots (.png).
     """
-    from seresnet.cli.progress import ImageProgress, announce
-    from seresnet.common.files import check_report_folder
+    from seresnet.cli.progress import ImageProgress, announce, note_trained_on
+    from seresnet.common.files import check_output_folder
     from seresnet.data.decode import pixel_limit
     from seresnet.data.open_dataset import open_labelled
+    from seresnet.evaluation.compare import compare as compare_evaluations
     from seresnet.evaluation.evaluate import evaluate as measure
     from seresnet.evaluation.report import write_report
     from seresnet.inference.classifier import DEFAULT_MODEL, exact_precision, load
 
     if report is not None:
-        check_report_folder(report, exist_ok)
+        check_output_folder(report, exist_ok)
     max_pixels = pixel_limit(max_megapixels)
     images = open_labelled(data, offline or None, split)
-    name = model or DEFAULT_MODEL
-    clf = load(
-        name,
-        engine=engine,
-        precision=precision or exact_precision(name),
-        device=device,
-        offline=offline or None,
-        calibration=calibration,
-        labels=labels,
-    )
-    clf.max_pixels = max_pixels
-    announce(clf, model)
-    with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
-        evaluation = measure(clf, images, batch_size, workers, progress.advance)
-    print(progress.summary(), file=sys.stderr)
-    if known := _trained_on(name, images):
-        print(f"note: the model was trained on {known:,} of these images", file=sys.stderr)
+
+    def measured(given: str | None, names: str | None) -> tuple[Classifier, Evaluation[Any]]:
+        name = given or DEFAULT_MODEL
+        common: dict[str, Any] = {
+            "engine": engine,
+            "device": device,
+            "offline": offline or None,
+            "calibration": calibration,
+        }
+        clf = load(name, precision=precision or exact_precision(name), labels=names, **common)
+        clf.max_pixels = max_pixels
+        announce(clf, given)
+        with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
+            evaluation = measure(clf, images, batch_size, workers, progress.advance)
+        print(progress.summary(), file=sys.stderr)
+        note_trained_on(name, images)
+        return clf, evaluation
+
+    clf, evaluation = measured(model, labels)
+    comparison = None if compare is None else compare_evaluations(evaluation, measured(compare, None)[1])
     if report is not None:
-        write_report(evaluation, report, exist_ok=exist_ok)
+        write_report(evaluation, report, exist_ok, _explainer(clf), comparison)
         print(f"report in {report}", file=sys.stderr)
-    _show(evaluation, format)
+    _show(evaluation, comparison, format)
     return 1 if evaluation.unreadable else 0
 
 
-def _trained_on(model: object, images: ImageSet) -> int | None:
-    """Return how many of the images a model directory was trained on, by content; None where that is unknown."""
-    from seresnet.data.dataset import Stream
-    from seresnet.data.image_hashes import count_trained_on
-
-    if not isinstance(model, str | Path) or not Path(model).is_dir() or isinstance(images.samples, Stream):
+def _explainer(clf: Classifier) -> Explainer | None:
+    """Return what draws the heat maps of a report; None where the model's network is not at hand."""
+    try:
+        return clf.explainer()
+    except SeresnetError as error:
+        print(f"note: the report has no heat maps: {error}", file=sys.stderr)
         return None
-    return count_trained_on(Path(model), (image for image, _ in images.samples))
 
 
-def _show(evaluation: Evaluation[Any], format: str) -> None:
+def _show(evaluation: Evaluation[Any], comparison: Comparison | None, format: str) -> None:
     """Print the metrics to stdout."""
     if format == "json":
         from seresnet.cli.output import to_json
 
-        print(to_json(evaluation.summary()))
+        compared = {} if comparison is None else {"comparison": comparison.summary()}
+        print(to_json(evaluation.summary() | compared))
         return
     from rich.console import Console
 
     console = Console(highlight=False)
     for line in _table(evaluation):
         console.print(line, soft_wrap=True)
+    if comparison is not None:
+        for text in _compared(comparison):
+            console.print(text, soft_wrap=True, markup=False)
+
+
+def _compared(c: Comparison) -> Iterator[str]:
+    """Yield the lines of a comparison."""
+    yield "\ncompared on the same images"
+    for evaluation, alone in ((c.first, c.only_first), (c.second, c.only_second)):
+        yield f"{printable(evaluation.model):28}{100 * (c.both + alone) / c.n:12.2f} %, alone right: {alone:,}"
+    low, high = (100 * end for end in c.interval)
+    yield f"{'difference':28}{100 * c.difference:+12.2f} points (95 %: {low:+.2f} to {high:+.2f})"
+    yield f"{'both right, neither right':28}{c.both:12,}, {c.neither:,}"
+    yield f"{'p (McNemar, exact)':28}{c.p_value:12.2g}"
 
 
 def _table(e: Evaluation[Any]) -> Iterator[Text]:
     """Yield the lines of the text report: metrics, lowest classes, most frequent confusions."""
     from rich.text import Text
-
-    from seresnet.common.text import printable
 
     yield Text.assemble(
         (printable(e.model), "bold"),
@@ -180,8 +204,6 @@ def _confusions(e: Evaluation[Any]) -> Iterator[Text]:
 def _cell(text: str, width: int) -> Text:
     """Return text of exactly ``width`` columns, cut where it is longer."""
     from rich.text import Text
-
-    from seresnet.common.text import printable
 
     cell = Text(printable(text))
     cell.truncate(width, overflow="ellipsis", pad=True)

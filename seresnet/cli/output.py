@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from seresnet.common.files import disk_full, growing_file
-from seresnet.common.text import printable
+from seresnet.common.text import csv_text, printable
 from seresnet.errors import ConfigError, DiskFullError
 from seresnet.inference.prediction import Prediction
 
@@ -62,14 +61,14 @@ class Csv:
         self._width = 2 * topk
         self._terminal, self._spreadsheet = terminal, spreadsheet
         columns = [name for k in range(1, topk + 1) for name in (f"label_{k}", f"probability_{k}")]
-        self.header = _csv_line(["path", *columns, "error"])
+        self.header = csv_text([["path", *columns, "error"]])
 
     def row(self, prediction: Prediction) -> str:
         """Return one line, quoted where it has to be."""
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
         cells = [cell for label, probability in pairs for cell in (label, f"{probability:.6g}")]
         cells += [""] * (self._width - len(cells))
-        return _csv_line([self._cell(cell) for cell in (prediction.path or "", *cells, prediction.error or "")])
+        return csv_text([[self._cell(cell) for cell in (prediction.path or "", *cells, prediction.error or "")]])
 
     def _cell(self, cell: str) -> str:
         cell = printable(cell) if self._terminal else cell
@@ -277,12 +276,6 @@ def _rounded(prediction: Prediction) -> dict[str, object]:
     for row in value["predictions"]:
         row["probability"] = float(f"{row['probability']:.6g}")
     return value
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    return buffer.getvalue()
 
 
 def _width(texts: Iterator[str], most: int) -> int:

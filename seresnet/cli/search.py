@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from seresnet.common.text import printable
+from seresnet.common.text import csv_text, printable
 from seresnet.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -77,10 +76,9 @@ def search(
 def _write(results: Sequence[tuple[str, list[Hit]]]) -> None:
     """Print a row for each query and similar image."""
     shown = printable if sys.stdout.isatty() else str
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["query", "path", "similarity"])
+    sys.stdout.write(csv_text([["query", "path", "similarity"]]))
     for query, hits in results:
-        rows.writerows([shown(query), shown(hit.path), f"{hit.similarity:.6f}"] for hit in hits)
+        sys.stdout.write(csv_text([shown(query), shown(hit.path), f"{hit.similarity:.6f}"] for hit in hits))
 
 
 def _draw(results: Sequence[tuple[str, list[Hit]]], sheet: Path, heading: str, topk: int) -> None:

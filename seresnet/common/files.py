@@ -132,12 +132,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def check_report_folder(folder: Path, exist_ok: bool = False) -> None:
-    """Raise ConfigError where a report cannot go into ``folder``: a file, or a folder with something in it."""
+def check_output_folder(folder: Path, exist_ok: bool = False) -> None:
+    """Raise ConfigError where output cannot go into ``folder``: a file, or a folder with something in it."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file: give the report a folder")
+        raise ConfigError(f"{folder} is a file: give a folder to write to")
     if not exist_ok and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty: give the report another folder, or allow overwriting (--exist-ok)")
+        raise ConfigError(f"{folder} is not empty: give another folder, or allow overwriting (--exist-ok)")
 
 
 def json_text(value: object) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
+from collections.abc import Iterable
 
 LONGEST_ERROR = 160  # characters of another library's message
 
@@ -27,6 +30,13 @@ def short(text: str, longest: int = 80) -> str:
     """Return text on one printable line, cut to ``longest`` characters."""
     text = printable(" ".join(text[: 4 * longest].split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as CSV (RFC 4180, but with line feeds)."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _escaped(character: str) -> str:

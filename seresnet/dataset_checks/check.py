@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seresnet.common.files import check_report_folder, write_text
-from seresnet.common.page import PAGE_END, page_start, picture, text
+from seresnet.common.files import check_output_folder, write_text
+from seresnet.common.page import PAGE_END, card, page_start, picture, table, text
+from seresnet.common.text import csv_text
 from seresnet.data.dataset import ImageSet
 from seresnet.data.decode import decode
 from seresnet.dataset_checks.faults import Fault, copies, outliers, tiny, unreadable
@@ -77,12 +76,9 @@ def check(
 
 def write_check(report: Report, folder: Path, exist_ok: bool = False) -> None:
     """Write ``faults.csv`` (path, kind, detail, score) and ``index.html``, which needs no other file, into a folder."""
-    check_report_folder(folder, exist_ok)
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["path", "kind", "detail", "score"])
-    writer.writerows([str(f.image), f.kind, f.detail, f"{f.score:.4f}"] for f in report.faults)
-    write_text(folder / FILE, rows.getvalue())
+    check_output_folder(folder, exist_ok)
+    rows = ([str(f.image), f.kind, f.detail, f"{f.score:.4f}"] for f in report.faults)
+    write_text(folder / FILE, csv_text([["path", "kind", "detail", "score"], *rows]))
     write_text(folder / PAGE, "".join(_page(report)))
 
 
@@ -92,32 +88,17 @@ def _page(report: Report) -> Iterator[str]:
     parts = ", ".join(f"{count:,} {split}" for split, count in splits.items())
     yield f'<p class="soft">{len(report.images):,} images of {len(report.classes):,} classes: {parts}</p>'
     rows = [(f'<a href="#{kind}">{kind}</a>', text(KINDS[kind]), f"{n:,}") for kind, n in report.counts().items()]
-    yield _card("Faults", _table(("kind", "what it is", "images"), rows))
-    yield _card("Classes", _classes(report))
-    yield _card("Sizes and formats", _sizes(report.images))
+    yield card("Faults", table(("kind", "what it is", "images"), rows))
+    yield card("Classes", _classes(report))
+    yield card("Sizes and formats", _sizes(report.images))
     for kind, meaning in KINDS.items():
         faults = [fault for fault in report.faults if fault.kind == kind]
         if faults:
             more = f", {SHOWN} of {len(faults):,}" if len(faults) > SHOWN else ""
             tiles = "".join(_tile(fault, report.classes) for fault in faults[:SHOWN])
             inner = f'<p class="soft">{text(meaning)}{more}</p><div class="grid">{tiles}</div>'
-            yield _card(f"{kind}: {len(faults):,}", inner, kind)
+            yield card(f"{kind}: {len(faults):,}", inner, kind)
     yield PAGE_END
-
-
-def _card(title: str, inner: str, name: str = "") -> str:
-    return f'<section class="card" id="{name or title.split()[0].lower()}"><h2>{title}</h2>{inner}</section>\n'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose last column is a number, of cells that are HTML already."""
-    last = len(heads) - 1
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{' class=number' if i == last else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{cells(heads, "th")}</tr>{body}</table></div>'
 
 
 def _classes(report: Report) -> str:
@@ -133,7 +114,7 @@ def _classes(report: Report) -> str:
         for i, name in sorted(enumerate(report.classes), key=lambda item: -counts[item[0]])
     ]
     note = f'<p class="soft">The largest class has {ratio} the images of the smallest.</p>' if least else ""
-    return note + _table(("class", "", "images"), rows)
+    return note + table(("class", "", "images"), rows)
 
 
 def _sizes(images: Sequence[CheckedImage]) -> str:
@@ -144,8 +125,8 @@ def _sizes(images: Sequence[CheckedImage]) -> str:
     places = {"smallest": 0, "5 %": 5, "median": 50, "95 %": 95, "largest": 100}
     rows = [(name, f"{sides[round((len(sides) - 1) * p / 100)]:,}") for name, p in places.items()]
     modes = Counter(image.mode for image in readable).most_common()
-    kinds = _table(("format and mode", "images"), [(text(mode), f"{count:,}") for mode, count in modes])
-    return f'<div class="pair">{_table(("shorter side", "pixels"), rows)}{kinds}</div>'
+    kinds = table(("format and mode", "images"), [(text(mode), f"{count:,}") for mode, count in modes])
+    return f'<div class="pair">{table(("shorter side", "pixels"), rows)}{kinds}</div>'
 
 
 def _tile(fault: Fault, classes: Sequence[str]) -> str:

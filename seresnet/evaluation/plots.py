@@ -9,6 +9,7 @@ import numpy as np
 
 from seresnet.common.plots import AMBER, BLUE, GREY, INK, RED, new_figure, tidy
 from seresnet.errors import ImageError
+from seresnet.evaluation.coverage import coverage_at, coverage_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +58,26 @@ def draw_reliability(e: Evaluation[SingleLabelMetrics]) -> Figure:
         tidy(axes)
         axes.xaxis.set_major_formatter(_percent)
     upper.yaxis.set_major_formatter(_percent)
+    return figure
+
+
+def draw_coverage(e: Evaluation[SingleLabelMetrics]) -> Figure:
+    """Draw the accuracy on the images that are answered against their fraction, with some thresholds marked."""
+    curve = coverage_curve(e)
+    figure = new_figure(6.4, 4.6, "Accuracy where only confident predictions count")
+    axes = figure.subplots()
+    axes.plot(curve.coverage, curve.accuracy, color=BLUE, lw=1.6)
+    lowest = max(0.0, min(float(curve.accuracy[-1]), *curve.accuracy[len(curve.accuracy) // 20 :]) - 0.03)
+    for row in coverage_at(curve):
+        if row.accuracy is not None and row.threshold:
+            axes.scatter([row.coverage], [row.accuracy], color=INK, s=18, zorder=3)
+            offset: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 5)}
+            axes.annotate(f"{row.threshold:g}", (row.coverage, row.accuracy), fontsize=8, color=INK, **offset)
+    axes.set(xlim=(0, 1.02), ylim=(lowest, 1.005), xlabel="images answered (number: the threshold)")
+    axes.set_ylabel("accuracy on these")
+    tidy(axes)
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
     return figure
 
 

@@ -25,11 +25,12 @@ class Published:
 
 
 class Mistake(NamedTuple):
-    """A wrong prediction in words: what was predicted, its probability, and what is true."""
+    """A wrong prediction in words: what was predicted, its probability, what is true; and the index of the class."""
 
     predicted: str
     confidence: float
     true: str
+    class_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class SingleLabelResult(Result):
         """Return the predicted class, its probability and the image's own class, or None where these are the same."""
         if self.top1 == self.target:
             return None
-        return Mistake(labels[self.top1], self.probability, labels[self.target])
+        return Mistake(labels[self.top1], self.probability, labels[self.target], self.top1)
 
     def row(self, labels: Sequence[str]) -> list[str]:
         """Return the image's class, the predicted class and its probability."""
@@ -109,7 +110,8 @@ class MultiLabelResult(Result):
             return None
         worst = max(sorted(confidence), key=confidence.__getitem__)
         predicted = labels[worst] if worst in self.predicted else f"no {labels[worst]}"
-        return Mistake(predicted, confidence[worst], ", ".join(labels[i] for i in self.targets) or "none of them")
+        true = ", ".join(labels[i] for i in self.targets) or "none of them"
+        return Mistake(predicted, confidence[worst], true, worst)
 
     def row(self, labels: Sequence[str]) -> list[str]:
         """Return the image's labels, the predicted ones and their probabilities, each separated by ``;``."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seresnet.common.files import atomic_folder, json_text, write_text
+from seresnet.common.files import atomic_folder, check_output_folder, json_text, write_text
 from seresnet.common.machine import described_processor
 from seresnet.common.timing import Timing, interleaved
 from seresnet.data.preprocess import Preprocess
@@ -100,10 +100,7 @@ def _check(out: Path, images: int, min_accuracy: float | None, exist_ok: bool) -
         raise ConfigError(f"images must be {LEAST_IMAGES} or more, not {images}: about 300 are enough")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise ConfigError(f"min_accuracy must lie between 0 and 1, not {min_accuracy}")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file: give a folder to write to")
-    if not exist_ok and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty: give another folder, or allow overwriting (--exist-ok)")
+    check_output_folder(out, exist_ok)
     others = sorted({file.name for file in out.iterdir()} - FILES) if out.is_dir() else []
     if others:
         raise ConfigError(f"{out} holds more than a quantized model ({', '.join(others[:3])}): give another folder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
@@ -15,6 +14,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from seresnet.common.files import atomic_file, remove_leftovers, write_text
 from seresnet.common.plots import BLUE, GREY, new_figure, tidy
+from seresnet.common.text import csv_text
 from seresnet.data.image_hashes import FILE as TRAIN_IMAGES
 from seresnet.errors import SeresnetError
 from seresnet.training.signals import TrainingStopped
@@ -132,12 +132,9 @@ class RunFolder:
         self._undrawn, self._drawn_at = False, time.monotonic()
 
     def _write_rows(self) -> None:
-        text = io.StringIO()
         columns = [key for key in COLUMNS if key != "val_map" or any(key in row for row in self.rows)]
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _short(row[key]) for key in columns if key in row} for row in self.rows)
-        write_text(self.out / "metrics.csv", text.getvalue())
+        rows = ([_short(row[key]) if key in row else "" for key in columns] for row in self.rows)
+        write_text(self.out / "metrics.csv", csv_text([columns, *rows]))
 
     def log_end(self, error: BaseException) -> None:
         """Write into ``log.txt`` alone why the run ended before its last epoch."""

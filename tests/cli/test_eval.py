@@ -60,7 +60,8 @@ def test_a_report_is_written_and_not_overwritten(model, data, tmp_path):
     assert done.returncode == 0
     assert f"report in {report}" in done.stderr.decode()
     names = {p.name for p in report.iterdir()}
-    assert {"metrics.json", "per_class.csv", "confusion.png", "predictions.csv", "mistakes.png"} <= names
+    assert {"metrics.json", "per_class.csv", "confusion.png", "predictions.csv", "mistakes.png", "report.html"} <= names
+    assert 'alt="heat map of' in (report / "report.html").read_text()
 
     again = here("eval", data, "--model", "no such model", "--report", report)  # refused before anything is loaded
     assert again.returncode == 2
@@ -70,6 +71,16 @@ def test_a_report_is_written_and_not_overwritten(model, data, tmp_path):
     (report / "metrics.json").unlink()
     assert here("eval", data, "--model", model, "--report", report, "--exist-ok").returncode == 0
     assert (report / "metrics.json").exists()
+
+
+def test_two_models_are_compared_on_the_same_images(model, data, tmp_path):
+    done = here("eval", data, "--model", model, "--compare", model, "--report", tmp_path / "r", "--format", "json")
+    assert done.returncode == 0
+    comparison = json.loads(done.stdout)["comparison"]
+    assert (comparison["images"], comparison["difference"], comparison["mcnemar_p_value"]) == (20, 0, 1)
+    assert json.loads((tmp_path / "r" / "comparison.json").read_text()) == comparison
+    shown = here("eval", data, "--model", model, "--compare", model).stdout.decode("ascii", "replace")
+    assert re.search(r"difference +\+0\.00 points \(95 %: \+0\.00 to \+0\.00\)\n", shown)
 
 
 def test_unreadable_images_are_named_and_the_exit_code_is_one(model, data):
@@ -168,7 +179,7 @@ def test_several_labels_an_image(labels_model, labels_list, tmp_path):
     which, count, total = expected.metrics.most_frequent_confusions(expected.labels, 1)[0]
     assert re.search(rf"^{which} +{count} of {total}$", table, re.M)
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
-        *("metrics.json", "per_class.csv", "predictions.csv", "per_class.png", "mistakes.png")
+        *("metrics.json", "per_class.csv", "predictions.csv", "per_class.png", "mistakes.png", "report.html")
     }
 
 

@@ -137,7 +137,7 @@ def test_the_files_say_what_was_measured(tmp_path):
     e = made()
     write_report(e, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
-        *("metrics.json", "per_class.csv", "predictions.csv", "per_class.png", "mistakes.png")
+        *("metrics.json", "per_class.csv", "predictions.csv", "per_class.png", "mistakes.png", "report.html")
     }
     assert json.loads((tmp_path / "metrics.json").read_text()) == e.summary()
 

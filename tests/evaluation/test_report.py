@@ -12,7 +12,7 @@ import skimage
 from matplotlib.text import Annotation
 from PIL import Image
 
-from seresnet.common.files import check_report_folder
+from seresnet.common.files import check_output_folder
 from seresnet.errors import ConfigError
 from seresnet.evaluation import report
 from seresnet.evaluation.plots import draw_confusion, draw_mistakes, draw_per_class, draw_reliability
@@ -23,7 +23,10 @@ from tests.evaluation.made import evaluation_of
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 PHOTOS = [SKIMAGE / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
-FILES = ["confusion.csv", "confusion.png", "metrics.json", "per_class.csv", "per_class.png", "predictions.csv"]
+FILES = [
+    *("confusion.csv", "confusion.png", "coverage.csv", "coverage.png", "metrics.json", "per_class.csv"),
+    *("per_class.png", "predictions.csv", "report.html"),
+]
 
 
 def made(classes: int, n: int, labels: list[str] | None = None) -> Evaluation[SingleLabelMetrics]:
@@ -103,7 +106,7 @@ def test_the_files_say_what_was_measured(tmp_path):
 def test_a_report_is_not_overwritten_by_chance(tmp_path):
     e = made(3, 30)
     write_report(e, tmp_path)
-    with pytest.raises(ConfigError, match="is not empty: give the report another folder"):
+    with pytest.raises(ConfigError, match="is not empty: give another folder"):
         write_report(e, tmp_path)
     before = (tmp_path / "metrics.json").read_bytes()
     write_report(made(3, 33), tmp_path, exist_ok=True)
@@ -124,11 +127,11 @@ def test_overwriting_leaves_no_picture_of_the_report_before(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "report").write_text("")
-    with pytest.raises(ConfigError, match="is a file: give the report a folder"):
-        check_report_folder(tmp_path / "report", exist_ok=True)
-    check_report_folder(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is a file: give a folder to write to"):
+        check_output_folder(tmp_path / "report", exist_ok=True)
+    check_output_folder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    check_report_folder(tmp_path / "empty")
+    check_output_folder(tmp_path / "empty")
 
 
 def test_a_failure_leaves_no_half_of_a_file(tmp_path, monkeypatch):
@@ -140,12 +143,7 @@ def test_a_failure_leaves_no_half_of_a_file(tmp_path, monkeypatch):
     monkeypatch.setitem(report.CONTENTS[SingleLabelMetrics].pictures, "confusion.png", fail)
     with pytest.raises(ZeroDivisionError):
         write_report(made(3, 30), tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "confusion.csv",
-        "metrics.json",
-        "per_class.csv",
-        "predictions.csv",
-    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_matplotlib_the_message_has_the_command(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import VARIANTS, build
+from tests.meta import on_meta_device
 from tests.timm_import import timm
 
 ARCHS = [arch for arch in VARIANTS if timm.is_model(arch)]
@@ -49,7 +50,7 @@ def randomise(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
 
 def make_pair(arch: str, seed: int = 0, **overrides: object) -> tuple[SEResNet, nn.Module]:
     """Return our network and timm's with the same parameters, both in evaluation mode, float32."""
-    with torch.device("meta"):
+    with on_meta_device():
         ours, theirs = build(arch, **overrides), timm.create_model(arch, **overrides)
     generator = torch.Generator().manual_seed(seed)
     state = {name: randomise(name, tensor, generator) for name, tensor in theirs.state_dict().items()}
