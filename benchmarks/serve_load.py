@@ -85,8 +85,8 @@ def free_port() -> int:
 class Bench:
     """The model, its images, and what is right for each."""
 
-    def __init__(self, model: Path, images: Sequence[Path], seconds: float) -> None:
-        self.model, self.paths, self.seconds = model, images, seconds
+    def __init__(self, model: Path, images: Sequence[Path], seconds: float, share: float = 0.5) -> None:
+        self.model, self.paths, self.seconds, self.share = model, images, seconds, share
         self.images = [path.read_bytes() for path in images]
         self.classifier = load_classifier(model, device="cpu")
         self.truth = [prediction.to_dict()["predictions"] for prediction in self.classifier.predict(self.images)]
@@ -254,9 +254,9 @@ def peers(bench: Bench) -> Iterator[Row]:
 
 
 def soak(bench: Bench) -> Iterator[Row]:
-    """Half of saturation for all of ``--seconds``, in ten parts."""
+    """A share of saturation for all of ``--seconds``, in ten parts."""
     with bench.server() as server:
-        rate = 0.5 * bench.load(closed_loop(bench.client(server), CLIENTS, 5.0)).rate
+        rate = bench.share * bench.load(closed_loop(bench.client(server), CLIENTS, 5.0)).rate
         for part in range(10):
             load = bench.load(poisson(bench.client(server), rate, bench.seconds / 10))
             yield (
@@ -274,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=[name for name in SCENARIOS if name != "soak"])
+    parser.add_argument("--share", type=float, default=0.5, help="of saturation, in soak (default: 0.5)")
     parser.add_argument("--arch", default=ARCH)
     parser.add_argument("--images", type=Path, help="photographs in place of those that are made")
     parser.add_argument("--record", type=Path, help="write the figures to this Markdown file")
@@ -288,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_photographs(images)
         paths = networks.photographs(images, COUNT)
         model = networks.weights(options.arch, paths, home, num_classes=len(paths))
-        bench = Bench(model, paths, options.seconds)
+        bench = Bench(model, paths, options.seconds, options.share)
         if "saturated" not in options.only:
             with bench.server() as server:
                 bench.saturation = bench.load(closed_loop(bench.client(server), CLIENTS, 3.0)).rate

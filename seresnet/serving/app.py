@@ -14,6 +14,7 @@ from seresnet.errors import SeresnetError
 from seresnet.serving import explain_api, open_inference, pages, predict_api, status_api
 from seresnet.serving.edge import RECORD, App, Edge, problem_response
 from seresnet.serving.problems import Problem
+from seresnet.serving.short_path import CANNOT_RUN, FAULT, ShortPath
 from seresnet.serving.state import ServerState
 from seresnet.version import __version__
 
@@ -34,12 +35,12 @@ def make_app(state: ServerState) -> App:
         Problem: lambda error: error,
         HTTPException: _of_http,
         RequestValidationError: _of_validation,
-        SeresnetError: lambda error: Problem(500, "the model cannot be run: see the server's log"),
-        Exception: lambda error: Problem(500, "an unexpected error: see the server's log"),
+        SeresnetError: lambda error: Problem(500, CANNOT_RUN),
+        Exception: lambda error: Problem(500, FAULT),
     }
     for kind, explained in handlers.items():
         app.add_exception_handler(kind, partial(_respond, state, explained))
-    edge: App = Edge(app, state)
+    edge: App = Edge(ShortPath(app, state), state)
     if not state.settings.cors:
         return edge
     return CORSMiddleware(

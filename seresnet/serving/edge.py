@@ -65,7 +65,7 @@ class Edge:
         finally:
             self.state.active -= 1
             record.duration_ms = 1000 * (time.perf_counter() - began)
-            record.route = getattr(scope.get("route"), "path", "other")
+            record.route = getattr(scope.get("route"), "path", record.route)
             self._note(record)
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> Problem | None:
