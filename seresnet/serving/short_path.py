@@ -1,4 +1,4 @@
-"""The usual requests, images to ``/predict`` and ``/embed``, without FastAPI's routing, which costs as much as an image.
+"""The usual requests, images to ``/predict`` and ``/embed``, without FastAPI's routing, as costly as a small network.
 
 They run the functions of FastAPI's routes. A query that is not plainly valid goes to FastAPI, which says why it is not.
 """
