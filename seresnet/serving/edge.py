@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from fastapi import Response
+from starlette.responses import Response
 
 from seresnet.serving.body import too_large
 from seresnet.serving.logs import RequestRecord, log_request

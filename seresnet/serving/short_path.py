@@ -10,11 +10,12 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from seresnet.errors import SeresnetError
 from seresnet.serving.edge import RECORD, App, Receive, Scope, Send, problem_response
-from seresnet.serving.predict_api import embed, predict
+from seresnet.serving.predictions import embed, predict
 from seresnet.serving.problems import ClientGone, Problem
 from seresnet.serving.state import ServerState
 
@@ -29,9 +30,8 @@ log = logging.getLogger("seresnet")
 class ShortPath:
     """An application in front of FastAPI's, which answers what it can without it."""
 
-    def __init__(self, app: FastAPI, state: ServerState) -> None:
-        self.app: App = app
-        self.state = state
+    def __init__(self, app: App, state: ServerState) -> None:
+        self.app, self.state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -39,10 +39,10 @@ class ShortPath:
         if answer is None:
             await self.app(scope, receive, send)
             return
-        scope["app"], record = self.app, scope[RECORD]
+        record = scope[RECORD]
         record.route = scope["path"]
         try:
-            response = await answer(Request(scope, receive, send))
+            response = await answer(Request(scope, receive, send), self.state)
         except ClientGone:
             raise
         except Exception as error:
@@ -50,15 +50,15 @@ class ShortPath:
         await response(scope, receive, send)
 
 
-def _answer_of(scope: Scope) -> Callable[[Request], Awaitable[Response]] | None:
+def _answer_of(scope: Scope) -> Callable[[Request, ServerState], Awaitable[Response]] | None:
     """Return what answers a request; None for other addresses, and for queries that FastAPI has to read."""
     path, query = scope["path"], scope["query_string"]
     if path == "/predict" and (found := PREDICT.fullmatch(query)):
         topk, model = found.groups()
-        return lambda request: predict(request, _text(model), int(topk or 5))
+        return lambda request, state: predict(request, state, _text(model), int(topk or 5))
     if path == "/embed" and (found := EMBED.fullmatch(query)):
         (model,) = found.groups()
-        return lambda request: embed(request, _text(model))
+        return lambda request, state: embed(request, state, _text(model))
     return None
 
 
