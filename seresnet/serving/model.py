@@ -53,7 +53,7 @@ class Work:
 def give_way() -> None:
     """Give the CPU to other threads of this process first: to the event loop, which refuses what is too much.
 
-    On Linux a thread has a priority of its own (setpriority(2), "C library/kernel differences"); elsewhere nothing happens.
+    On Linux a thread has a priority of its own (setpriority(2), "C library/kernel differences"); elsewhere, no change.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
