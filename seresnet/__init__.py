@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from seresnet.benchmarking.benchmark import benchmark
     from seresnet.data.preprocess import Preprocess
     from seresnet.errors import SeresnetError
+    from seresnet.evaluation.calibrate import calibrate
     from seresnet.evaluation.evaluate import evaluate
     from seresnet.inference.classifier import load
     from seresnet.quantization.quantize import quantize
@@ -28,6 +29,7 @@ __all__ = [
     "SeresnetError",
     "__version__",
     "benchmark",
+    "calibrate",
     "create_model",
     "evaluate",
     "list_models",
@@ -43,6 +45,7 @@ _HOMES = {
     "Preprocess": "seresnet.data.preprocess",
     "SeresnetError": "seresnet.errors",
     "benchmark": "seresnet.benchmarking.benchmark",
+    "calibrate": "seresnet.evaluation.calibrate",
     "create_model": "seresnet.weights.create",
     "evaluate": "seresnet.evaluation.evaluate",
     "list_models": "seresnet.weights.index",

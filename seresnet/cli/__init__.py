@@ -27,11 +27,21 @@ VERBS = {
         "Classify images: files, folders, globs, or a list on stdin.",
     ),
     "eval": ("seresnet.cli.eval:evaluate", "DATA", "Evaluate a model on labelled images."),
+    "calibrate": (
+        "seresnet.cli.calibrate:calibrate",
+        "DATA",
+        "Make a model's probabilities agree with how often it is right.",
+    ),
     "train": ("seresnet.cli.train:train", "DATA", "Train or fine-tune a model on a folder of labelled images."),
     "explain": (
         "seresnet.cli.explain:explain",
         "SOURCE...",
         "Show what predictions depend on: heat maps and channels.",
+    ),
+    "excitations": (
+        "seresnet.cli.excitations:excitations",
+        "DATA",
+        "Show what the gates do on a data set, by class and block.",
     ),
     "check": ("seresnet.cli.check:check", "DATA", "Find what would spoil training: duplicates, leaks, wrong labels."),
     "embed": ("seresnet.cli.embed:embed", "SOURCE...", "Write the embeddings of images into a file."),

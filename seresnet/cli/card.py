@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -43,10 +44,9 @@ def card(
 
 def described(name: str) -> tuple[SEResNet, Entry | None]:
     """Return the network by its name, and its entry in the index; a network of the index has no memory for weights."""
-    import torch
-
-    from seresnet.models.variants import VARIANTS, build
+    from seresnet.models.variants import VARIANTS
     from seresnet.weights.create import create_model
+    from seresnet.weights.identify import build_on_meta
     from seresnet.weights.index import default_entry, default_transform, find_entry
     from seresnet.weights.labels import imagenet_1k
 
@@ -54,8 +54,8 @@ def described(name: str) -> tuple[SEResNet, Entry | None]:
     if (entry is None and name not in VARIANTS) or (entry and entry.bundled):
         return create_model(name, pretrained=entry is not None), entry
     arch = entry.arch if entry else name
-    with torch.device("meta"):
-        network = build(arch, num_classes=entry.num_classes) if entry else build(arch)
+    cfg = VARIANTS[arch]
+    network = build_on_meta(replace(cfg, num_classes=entry.num_classes) if entry else cfg)
     network.preprocess = entry.transform() if entry else default_transform(name)
     if entry and entry.labels == "imagenet-1k":
         network.labels = list(imagenet_1k()[1])

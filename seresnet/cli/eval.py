@@ -15,7 +15,6 @@ from seresnet.errors import SeresnetError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from seresnet.data.dataset import ImageSet
     from seresnet.evaluation.compare import Comparison
     from seresnet.evaluation.result import Evaluation
     from seresnet.explanation.explain import Explainer
@@ -70,7 +69,7 @@ def evaluate(
     model's classes, or their WordNet ids. For several labels per image: average precision, F1, exact matches. A report
     contains report.html (one page with all of it), metrics.json, tables (.csv) and plots (.png).
     """
-    from seresnet.cli.progress import ImageProgress, announce
+    from seresnet.cli.progress import ImageProgress, announce, note_trained_on
     from seresnet.common.files import check_output_folder
     from seresnet.data.decode import pixel_limit
     from seresnet.data.open_dataset import open_labelled
@@ -98,8 +97,7 @@ def evaluate(
         with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
             evaluation = measure(clf, images, batch_size, workers, progress.advance)
         print(progress.summary(), file=sys.stderr)
-        if known := _trained_on(name, images):
-            print(f"note: {printable(name)} was trained on {known:,} of these images", file=sys.stderr)
+        note_trained_on(name, images)
         return clf, evaluation
 
     clf, evaluation = measured(model, labels)
@@ -118,16 +116,6 @@ def _explainer(clf: Classifier) -> Explainer | None:
     except SeresnetError as error:
         print(f"note: the report has no heat maps: {error}", file=sys.stderr)
         return None
-
-
-def _trained_on(model: object, images: ImageSet) -> int | None:
-    """Return how many of the images a model directory was trained on, by content; None where that is unknown."""
-    from seresnet.data.dataset import Stream
-    from seresnet.data.image_hashes import count_trained_on
-
-    if not isinstance(model, str | Path) or not Path(model).is_dir() or isinstance(images.samples, Stream):
-        return None
-    return count_trained_on(Path(model), (image for image, _ in images.samples))
 
 
 def _show(evaluation: Evaluation[Any], comparison: Comparison | None, format: str) -> None:

@@ -54,7 +54,7 @@ def predict(
     sort_into: Annotated[Path | None, Parameter(help="Copy each image into a folder per class in this folder.")] = None,
     link: Annotated[bool, Parameter(help="With --sort-into: symbolic links in place of copies.")] = False,
     threshold: Annotated[
-        float | None, Parameter(help="With --sort-into: images below this probability go into unknown/.")
+        float | None, Parameter(help="Answer unknown where the best probability is below this, 0 to 1.")
     ] = None,
     batch_size: Annotated[int | None, Parameter(help="Batch size (default: chosen for the device).")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")] = None,
@@ -106,7 +106,7 @@ def predict(
     clf.max_pixels = max_pixels
     announce(clf, model)
     images = Images(each_source(given, offline or None, sys.stdin))
-    predictions = clf.stream(images, topk, batch_size, workers)
+    predictions = clf.stream(images, topk, batch_size, workers, threshold)
     drawn: list[tuple[Any, Prediction]] = []
     actions = _actions(clf, drawn if sheet else None, save, sort_into, link, threshold)
     countable = None if "-" in given else lambda: sum(1 for _ in each_source(given, True))
@@ -128,12 +128,13 @@ def _check(
     threshold: float | None,
 ) -> None:
     """Raise ConfigError for settings that do not go together, before anything is loaded."""
+    from seresnet.inference.prediction import check_threshold
+
     if sheet is not None and sheet.suffix.lower() not in SHEET_TYPES:
         raise ConfigError(f"--sheet {sheet}: give a name that ends in {', '.join(SHEET_TYPES)}")
-    if sort_into is None and (link or threshold is not None):
-        raise ConfigError(f"{'--link' if link else '--threshold'} is for --sort-into DIR: give it too")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold must lie between 0 and 1, not {threshold}")
+    if sort_into is None and link:
+        raise ConfigError("--link is for --sort-into DIR: give it too")
+    check_threshold(threshold, "--threshold")
     for flag, folder in (("--sort-into", sort_into), ("--save", save)):
         if folder is None:
             continue
@@ -186,7 +187,7 @@ def _actions(
     if sort_into is not None:
         from seresnet.inference.sort import ImageSorter
 
-        actions.append(ImageSorter(sort_into, clf.labels, threshold, link).put)
+        actions.append(ImageSorter(sort_into, clf.labels, threshold is not None, link).put)
     if save is not None:
         from seresnet.inference.annotate import AnnotatedCopies
 

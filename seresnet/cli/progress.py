@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seresnet.common.progress import Progress
 from seresnet.common.text import printable
 
 if TYPE_CHECKING:
+    from seresnet.data.dataset import ImageSet
     from seresnet.inference.classifier import Classifier
 
 
@@ -24,6 +26,18 @@ def announce(clf: Classifier, model: str | None) -> None:
             f"no --model given: using the bundled {clf.model_name} ({clf.num_classes} {data}classes)", file=sys.stderr
         )
     print(f"{printable(clf.model_name)}: {clf.engine.describe()}", file=sys.stderr, flush=True)
+
+
+def note_trained_on(model: str, images: ImageSet, advice: str = "") -> None:
+    """Print how many of the images a model directory was trained on, by content, where that is known and not none."""
+    from seresnet.data.dataset import Stream
+    from seresnet.data.image_hashes import count_trained_on
+
+    if not Path(model).is_dir() or isinstance(images.samples, Stream):
+        return
+    if known := count_trained_on(Path(model), (image for image, _ in images.samples)):
+        end = f"; {advice}" if advice else ""
+        print(f"note: {printable(model)} was trained on {known:,} of these images{end}", file=sys.stderr)
 
 
 class ImageProgress:

@@ -21,7 +21,7 @@ from seresnet.errors import ConfigError, ImageError
 from seresnet.inference.calibration import Calibration
 from seresnet.inference.images import Batch, ReadImage, as_array, at_least, each_source, read_images, to_batch
 from seresnet.inference.load import Settings, network_of_name, open_named, open_network
-from seresnet.inference.prediction import NOT_FINITE, Embedded, Prediction, Scored, predict_row
+from seresnet.inference.prediction import NOT_FINITE, Embedded, Prediction, Scored, check_threshold, predict_row
 from seresnet.weights.source import resolve
 
 if TYPE_CHECKING:
@@ -80,13 +80,23 @@ class Classifier:
         return self.engine.logits(x)
 
     def predict(
-        self, sources: Any, topk: int = 5, batch_size: int | None = None, workers: int | None = None
+        self,
+        sources: Any,
+        topk: int = 5,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        threshold: float | None = None,
     ) -> list[Prediction]:
         """Classify images and return one `Prediction` for each, in the order given. See `stream`."""
-        return list(self.stream(sources, topk, batch_size, workers))
+        return list(self.stream(sources, topk, batch_size, workers, threshold))
 
     def stream(
-        self, sources: Any, topk: int = 5, batch_size: int | None = None, workers: int | None = None
+        self,
+        sources: Any,
+        topk: int = 5,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield a `Prediction` for each image, in order, in flat memory: a few batches are held, however many come.
 
@@ -97,6 +107,8 @@ class Classifier:
         - `batch_size`: images per batch, 1 or more; None takes what suits the engine.
         - `workers`: threads that decode the next images while the network runs; None: one per core; 0: none, and each
           batch is answered before the next one is read.
+        - `threshold`: the least probability, 0 to 1, of an answer: below it the one label is "unknown", its index None
+          and its probability that of the most probable class. None: every image gets its classes.
 
         With a single output, or a multi-label model, each probability is a sigmoid; otherwise they sum to 1. An image
         that cannot be read gives a prediction with an ``error``. Raises ConfigError for a number out of its range and
@@ -104,10 +116,12 @@ class Classifier:
         """
         if not self.num_classes:
             raise ConfigError("this model has no classifier: use embed, or load it with num_classes")
+        check_threshold(threshold)
         topk = min(at_least(1, "topk", topk), self.num_classes)
         independent = self.multi_label or self.num_classes == 1
         scored = self.scored(each_source(sources, self.offline), batch_size, workers)
-        return (predict_row(row, self.labels, topk, independent) for row in chain.from_iterable(scored))
+        rows = chain.from_iterable(scored)
+        return (predict_row(row, self.labels, topk, independent, threshold) for row in rows)
 
     def scored(
         self, sources: Iterable[Any], batch_size: int | None = None, workers: int | None = None

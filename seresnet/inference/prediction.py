@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seresnet.common.text import printable
+from seresnet.errors import ConfigError
 
+UNKNOWN = "unknown"  # the label of an image whose best probability is below the threshold
 NOT_FINITE = "the network's output is not finite (NaN or infinity): check the weights, or use --precision float32"
 
 
@@ -36,12 +38,13 @@ class Prediction:
     """What a model says about one image, the most probable class first.
 
     ``path`` is None for an image that came from memory. ``error`` is the reason where the image could not be read or
-    the network's output was not finite; labels, indices and probabilities are empty then.
+    the network's output was not finite; labels, indices and probabilities are empty then. Below a threshold the one
+    label is "unknown", its index None, and its probability that of the most probable class.
     """
 
     path: str | None
     labels: tuple[str, ...] = ()
-    indices: tuple[int, ...] = ()
+    indices: tuple[int | None, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
 
@@ -76,19 +79,30 @@ class Prediction:
         return printable(self.path) if self.path is not None else "image"
 
 
-def predict_row(scored: Scored, labels: list[str], topk: int, independent: bool) -> Prediction:
+def predict_row(
+    scored: Scored, labels: list[str], topk: int, independent: bool, threshold: float | None = None
+) -> Prediction:
     """Return the prediction for the logits of one image.
 
     - `topk`: classes to keep, 1 to num_classes.
     - `independent`: whether each label has a probability of its own (sigmoid), or all sum to 1 (softmax).
+    - `threshold`: the least probability of the best class, 0 to 1; below it the answer is "unknown".
     """
     if scored.logits is None:
         return Prediction(scored.path, error=scored.error)
     probabilities = sigmoid(scored.logits) if independent else softmax(scored.logits)
     best = np.argsort(-probabilities, kind="stable")[:topk].tolist()
+    if threshold is not None and (highest := float(probabilities[best[0]])) < threshold:
+        return Prediction(scored.path, (UNKNOWN,), (None,), (highest,))
     return Prediction(
         scored.path, tuple(labels[i] for i in best), tuple(best), tuple(probabilities[best].astype(float).tolist())
     )
+
+
+def check_threshold(threshold: float | None, name: str = "threshold") -> None:
+    """Raise ConfigError for a threshold that is no probability."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"{name} must lie between 0 and 1, not {threshold}")
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

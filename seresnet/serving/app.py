@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from seresnet.errors import SeresnetError
-from seresnet.serving import open_inference, pages, predict_api, status_api
+from seresnet.serving import explain_api, open_inference, pages, predict_api, status_api
 from seresnet.serving.edge import RECORD, App, Edge, problem_response
 from seresnet.serving.problems import Problem
 from seresnet.serving.state import ServerState
@@ -28,7 +28,7 @@ def make_app(state: ServerState) -> App:
         redoc_url=None,
     )
     app.state.server = state
-    for router in (pages.router, predict_api.router, status_api.router, open_inference.router):
+    for router in (pages.router, predict_api.router, explain_api.router, status_api.router, open_inference.router):
         app.include_router(router)
     handlers: dict[Any, Any] = {
         Problem: lambda error: error,

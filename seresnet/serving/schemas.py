@@ -117,6 +117,32 @@ IMAGE_BODY: dict[str, Any] = {
         },
     }
 }
+EXPLAINED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The image with the heat map over it, or its numbers: the keys of ``seresnet explain``'s JSON.",
+        "content": {
+            "image/png": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "explained": {"type": "object", "description": "The class that is explained."},
+                        "predictions": {"type": "array", "items": {"type": "object"}},
+                        "size": {"type": "array", "items": {"type": "integer"}},
+                        "seen": {"type": "array", "items": {"type": "number"}},
+                        "hottest_box": {"type": ["array", "null"], "items": {"type": "integer"}},
+                        "cam": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+                        "channels": {"type": "array", "items": {"type": "object"}},
+                        "gates": {
+                            "type": "object",
+                            "additionalProperties": {"type": "array", "items": {"type": "number"}},
+                        },
+                    },
+                }
+            },
+        },
+    }
+}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ProblemDetails, "description": "The request cannot be answered as it is"},
     "503": {"model": ProblemDetails, "description": "Overloaded: try again after Retry-After seconds"},

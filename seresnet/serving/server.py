@@ -95,10 +95,12 @@ def run(models: Mapping[str, ServedModel], settings: ServeSettings, keys: ApiKey
         state.metrics.watch(model)
     server = DrainingServer(state)
     server.run(sockets=[sock])
-    ended = [model.batcher.close(0.0 if server.unanswered else 5.0) for model in models.values()]
+    left = 0.0 if server.unanswered else 5.0
+    ended = [model.batcher.close(left) for model in models.values()]
+    ended += [explanations.close(left) for explanations in state.explanations.values()]
     if server.unanswered:
         log.warning("cut off %d requests, which were not answered in time", server.unanswered)
-    if not all(ended):  # a batch still runs: do not wait for its engine
+    if not all(ended):  # a batch or an explanation still runs: do not wait for it
         time.sleep(0.2)  # for the log
         os._exit(1)
     return 1 if server.unanswered else 0

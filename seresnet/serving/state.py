@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from seresnet.serving.explanations import Explanations
 from seresnet.serving.keys import ApiKeys
 from seresnet.serving.metrics import ServerMetrics
 from seresnet.serving.model import ServedModel
@@ -25,7 +26,11 @@ class ServerState:
     draining: bool = False
     active: int = 0  # requests that are being read or answered
     held_bytes: int = 0  # of bodies
+    explanations: Mapping[str, Explanations] = field(init=False)  # by the names of the models
     _reading: set[asyncio.Timeout] = field(default_factory=set)  # of the requests whose bodies are being received
+
+    def __post_init__(self) -> None:
+        self.explanations = {name: Explanations(served) for name, served in self.models.items()}
 
     def model(self, name: str | None) -> ServedModel:
         """Return a model by its name, or the default one. Raises `Problem` 404."""

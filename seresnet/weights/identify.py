@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before torch 0.4.1 have none
 
 
-class _LeaveUninitialised(TorchFunctionMode):
+class LeaveUninitialised(TorchFunctionMode):
     """Skip drawing initial values: on the meta device torch would import 800 modules for it, which takes seconds."""
 
     def __torch_function__(
@@ -39,13 +39,13 @@ class _LeaveUninitialised(TorchFunctionMode):
 def build_on_meta(cfg: SEResNetConfig) -> SEResNet:
     """Return the network without memory for its weights. Raises ConfigError for sizes that make no network."""
     try:
-        with torch.device("meta"), _LeaveUninitialised():
+        with torch.device("meta"), LeaveUninitialised():
             return SEResNet(cfg)
     except (ValueError, RuntimeError, ZeroDivisionError, KeyError, TypeError) as error:
         raise ConfigError(f"no network can be built so ({error}); change the settings of the network") from None
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2 * len(VARIANTS))  # identify compares with every network of the same blocks
 def shapes_of(cfg: SEResNetConfig) -> Shapes:
     """Return the shape of each tensor of a network, by its name."""
     return {key: tuple(value.shape) for key, value in build_on_meta(cfg).state_dict().items()}

@@ -14,14 +14,16 @@ FLAGS = {
         " --batch-size --device --engine --precision --calibration --max-megapixels --workers --offline"
     ),
     "eval": (
-        "--model --labels --split --report --format --batch-size --device --engine --precision --calibration --workers"
-        " --max-megapixels --offline --exist-ok"
+        "--model --labels --split --compare --report --format --batch-size --device --engine --precision --calibration"
+        " --workers --max-megapixels --offline --exist-ok"
     ),
+    "calibrate": "--out --model --split --format --batch-size --device --workers --offline --exist-ok",
     "train": (
         "--recipe --config --model --out --size --epochs --patience --batch-size --lr --set --seed --device --precision"
         " --max-megapixels --workers --exclude --resume --exist-ok --offline"
     ),
     "explain": "--out --model --label --device --offline",
+    "excitations": "--out --model --split --device --workers --offline --exist-ok",
     "check": "--out --model --device --workers --max-megapixels --offline --exist-ok",
     "embed": "--out --model --normalize --batch-size --device --engine --precision --workers --offline",
     "search": "--topk --sheet --model --device --offline",

@@ -13,7 +13,7 @@ import skimage
 from PIL import Image
 
 from seresnet.data.placing import folder_names
-from seresnet.errors import ImageError
+from seresnet.errors import ConfigError, ImageError
 from seresnet.inference import web_images
 from seresnet.inference.classifier import load
 from seresnet.inference.web_images import WebImage
@@ -57,7 +57,8 @@ def test_images_are_sorted_by_class_and_the_doubtful_set_apart(photos, tmp_path,
     for path, row in rows_of(done).items():
         if row["error"] is None:
             best = row["predictions"][0]
-            expected.append((best["label"] if best["probability"] >= 0.5 else "unknown", Path(path).read_bytes()))
+            assert (best["label"] == "unknown") == (best["probability"] < 0.5) == (best["index"] is None)
+            expected.append((best["label"], Path(path).read_bytes()))
     found = [(name.partition("/")[0], (out / name).read_bytes()) for name in files_in(out)]
     assert sorted(found) == sorted(expected)
     assert {name for name, _ in found} > {"unknown"}
@@ -71,6 +72,26 @@ def test_images_are_sorted_by_class_and_the_doubtful_set_apart(photos, tmp_path,
     assert here(*arguments).returncode == 1
     assert files_in(out) == before  # a run that is repeated adds nothing
     assert len(files_in(photos)) == 6  # and the images stay where they were
+
+
+def test_below_the_threshold_the_answer_is_unknown_in_every_format_and_in_python(photos):
+    clf = load(device="cpu")
+    paths = [photos / name for name in ("chelsea.png", "coffee.png", "rocket.jpg")]
+    best = {str(path): clf.predict(path, topk=1)[0] for path in paths}
+    threshold = float(np.mean(sorted(p.probabilities[0] for p in best.values())[:2]))
+    doubtful = min(best, key=lambda path: best[path].probabilities[0])
+    for path, prediction in zip(best, clf.predict(paths, threshold=threshold), strict=True):
+        if path != doubtful:
+            assert len(prediction.labels) == 5 and prediction.labels[0] == best[path].labels[0]
+            continue
+        assert (prediction.labels, prediction.indices) == (("unknown",), (None,))
+        assert prediction.probabilities == pytest.approx(best[path].probabilities)
+        assert str(prediction).startswith(f"{path}: unknown ")
+    arguments = ["predict", doubtful, "--precision=float32", f"--threshold={threshold}", "--topk=2"]
+    assert here(*arguments, "--format=csv").stdout.decode().splitlines()[1].split(",")[1:4:2] == ["unknown", ""]
+    assert b"  unknown " in here(*arguments, "--format=table").stdout
+    with pytest.raises(ConfigError, match="threshold must lie between 0 and 1, not 2"):
+        clf.predict(paths, threshold=2)
 
 
 def test_nothing_is_overwritten_and_collisions_get_a_number(photos, tmp_path):
@@ -104,7 +125,7 @@ def test_annotated_copies_have_the_picture_and_lines_below(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold", "0.5"], "--threshold is for --sort-into DIR"),
+        (["--threshold", "nan"], "--threshold must lie between 0 and 1"),
         (["--link"], "--link is for --sort-into DIR"),
         (["--sort-into", "x", "--threshold", "2"], "--threshold must lie between 0 and 1"),
         (["--sort-into", "{photos}/sorted"], "lies within {photos}, which is being read"),

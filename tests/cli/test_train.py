@@ -28,41 +28,50 @@ def seresnet(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT, **options)
 
 
+def inside(*arguments):
+    """Run a command in this process; what it prints as text."""
+    done = here(*arguments)
+    return subprocess.CompletedProcess([], done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory):
     return color_folder(tmp_path_factory.mktemp("colors"), per_class=12)
 
 
-def test_trains_into_a_new_folder_whose_models_predict(colors, tmp_path):
-    for number in ("", "-2"):
-        done = seresnet("train", colors, *SMALL, cwd=tmp_path)
+def test_trains_into_a_new_folder_whose_models_predict(colors, tmp_path, monkeypatch):
+    first = seresnet("train", colors, *SMALL, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    second = inside("train", colors, *SMALL)
+    for done, number in ((first, ""), (second, "-2")):
         assert done.returncode == 0, done.stderr
         assert "epoch 2/2" in done.stderr
         assert "Traceback" not in done.stderr
         assert f"runs/debug{number}/best" in done.stdout
     image = colors / "red" / "000.png"
-    done = seresnet("predict", image, "--model", tmp_path / "runs" / "debug" / "best", "--format", "csv")
+    done = inside("predict", image, "--model", tmp_path / "runs" / "debug" / "best", "--format", "csv")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("path,label_1,probability_1")
     assert {"red", "green", "blue"} & set(done.stdout.splitlines()[1].split(","))
 
 
-def test_a_recipe_from_a_file_and_the_same_run_again(colors, tmp_path):
+def test_a_recipe_from_a_file_and_the_same_run_again(colors, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "from seresnet.recipes import recipe\n"
         "def tiny():\n"
         "    return recipe('debug').updated({'size': 16, 'global_batch_size': 16, 'lr_reference_batch': 16})\n"
     )
-    done = seresnet("train", colors, "--recipe", "mine.py:tiny", "--batch-size", 8, "--device", "cpu", cwd=tmp_path)
+    done = inside("train", colors, "--recipe", "mine.py:tiny", "--batch-size", 8, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "mine-tiny"
     assert "learning rate 0.025" in done.stderr  # 0.05 for a batch of 16
-    done = seresnet("train", "--config", run / "config.json", "--device", "cpu", cwd=tmp_path)
+    done = inside("train", "--config", run / "config.json", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     weights = [(path / "last" / "model.safetensors").read_bytes() for path in (run, run.with_name("mine-tiny-2"))]
     assert weights[0] == weights[1]
     fixed = ["--config", run / "config.json", "--device", "cpu", "--lr", "0.3", "--epochs", "1"]
-    done = seresnet("train", colors, *fixed, cwd=tmp_path)
+    done = inside("train", colors, *fixed)
     assert "learning rate 0.3" in done.stderr  # as it is, whatever the batch
 
 
@@ -83,7 +92,7 @@ def test_sigterm_saves_and_leaves_with_143_and_resume_goes_on(colors, tmp_path):
     assert "error" not in stderr
     assert "--resume" in last
     epochs = (run / "metrics.csv").read_text().count("\n") - 1
-    done = seresnet(*arguments, "--resume", "--epochs", epochs + 2)
+    done = inside(*arguments, "--resume", "--epochs", epochs + 2)
     assert done.returncode == 0, done.stderr
     assert (run / "metrics.csv").read_text().count("\n") - 1 == epochs + 2
 

@@ -10,6 +10,7 @@ from seresnet.models.features import FeatureNet
 from seresnet.models.pooling import GlobalPool2d
 from seresnet.models.resnet import SEResNet
 from seresnet.models.variants import build
+from tests.meta import on_meta_device
 from tests.models.pairs import difference, images, make_pair, our_key
 from tests.networks import TINY, randomized
 from tests.timm_import import timm
@@ -19,7 +20,7 @@ POOLS = ["avg", "max", "avgmax", "catavgmax"]
 
 
 def on_meta(arch: str, **settings: object) -> SEResNet:
-    with torch.device("meta"):
+    with on_meta_device():
         return build(arch, **settings)
 
 
@@ -27,7 +28,7 @@ def on_meta(arch: str, **settings: object) -> SEResNet:
 def test_parameters_stand_in_timms_order(arch: str) -> None:
     """An optimizer's state goes by position."""
     ours = on_meta(arch)
-    with torch.device("meta"):
+    with on_meta_device():
         theirs = timm.create_model(arch)
     deep, legacy = isinstance(ours.conv1, nn.Sequential), ours.cfg.lineage == "legacy"
     for kind in ("named_parameters", "named_buffers"):

@@ -1,10 +1,10 @@
 """The table of architectures: parameter counts against published ones, and against timm's for the others."""
 
 import pytest
-import torch
 
 from seresnet.models.count import count_macs, count_parameters
 from seresnet.models.variants import VARIANTS, build
+from tests.meta import on_meta_device
 from tests.models.pairs import ARCHS
 from tests.timm_import import timm
 
@@ -21,7 +21,7 @@ CIFAR_MILLIONS = {"resnet20": 0.27, "resnet32": 0.46, "resnet56": 0.85, "resnet1
 
 
 def on_meta(arch: str, **overrides: object):
-    with torch.device("meta"):
+    with on_meta_device():
         return build(arch, **overrides)
 
 
@@ -33,7 +33,7 @@ def test_parameters_as_published(arch: str, count: int) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_parameters_and_shapes_equal_timm(arch: str) -> None:
     ours = on_meta(arch)
-    with torch.device("meta"):
+    with on_meta_device():
         theirs = timm.create_model(arch)
     assert count_parameters(ours) == sum(p.numel() for p in theirs.parameters())
     if ours.cfg.lineage == "modern":

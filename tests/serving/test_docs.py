@@ -38,10 +38,12 @@ def test_the_manual(tmp_path):
     finally:
         if server is not None:
             server.end()
-    predict, form, from_json, embed, card, python, javascript, triton, _, keyed, metrics = outputs
+    predict, form, from_json, embed, _, explained, card, python, javascript, triton, _, keyed, metrics = outputs
     assert [p["label"] for p in json.loads(predict)["predictions"]] == ["cat", "dog"]
     assert [r["name"] for r in json.loads(form)["results"]] == ["cat.jpg", "dog.jpg"]
     assert json.loads(from_json)["predictions"][0]["label"] == "cat" and len(json.loads(embed)["embedding"]) == 64
+    assert json.loads(explained)["explained"]["label"] == "cat"
+    assert (tmp_path / "heat-map.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(card)["labels"]) == 10
     assert "'label': 'cat'" in python and (javascript is None or "'cat'" in javascript) and triton.startswith("[[")
     assert json.loads(keyed)["model"] == "again" and 'seresnet_images_total{model="again"} 1.0' in metrics

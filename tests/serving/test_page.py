@@ -25,7 +25,9 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "hei
 @pytest.fixture(scope="module")
 def gated(clf):
     """The classifier with one hostile label, on an engine that runs while the test lets it."""
-    found = Classifier(GatedEngine(clf.engine), clf.preprocess, [HOSTILE, *clf.labels[1:]], "kinds")
+    found = Classifier(
+        GatedEngine(clf.engine), clf.preprocess, [HOSTILE, *clf.labels[1:]], "kinds", network=clf._network
+    )
     yield found
     found.engine.gate.set()
 
@@ -96,7 +98,7 @@ def test_a_picture_is_classified_and_stays_in_the_session(open_page, gated):
     choose(page, "README.txt")
     status(page, "README.txt: The image cannot be read")
     choose(page, "rocket.jpg", "README.txt")
-    playwright.expect(page.locator(".note.bad")).to_contain_text("not an image")
+    playwright.expect(page.locator(".result .note.bad")).to_contain_text("not an image")
     playwright.expect(page.locator(".bars")).to_have_count(1)
     page.get_by_role("button", name="Show chelsea.png").click()
     assert labels(page) == list(truth.labels)
@@ -114,7 +116,26 @@ def test_the_card_and_the_classes(open_page, gated):
     playwright.expect(page.locator("#classes li")).to_have_count(1)
     page.locator("#models").select_option("others")
     playwright.expect(page.locator("#card dd").first).to_have_text("others")
-    assert page.locator("#explanations").is_hidden()  # room for what is not there yet
+
+
+def test_a_prediction_is_explained_by_its_heat_map_and_its_gates(open_page, clf):
+    labels = [f"{HOSTILE}{i}" for i in range(10)]
+    hostile = Classifier(clf.engine, clf.preprocess, labels, "hostile", network=clf._network)
+    truth = hostile.explain(str(PHOTOGRAPHS / "rocket.jpg"))
+    with running(hostile) as server:
+        page = open_page(port=server.port)
+        choose(page, "rocket.jpg")
+        page.get_by_role("button", name="Explain rocket.jpg").click()
+        shown = page.locator("#heat-map")
+        playwright.expect(shown).to_have_attribute("alt", f"Heat map of {truth.label} over rocket.jpg")
+        playwright.expect(page.locator("#heat-text")).to_contain_text(truth.label)  # as text
+        assert page.locator("#gates th").all_inner_texts() == list(truth.gates)
+        size = shown.evaluate("image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])")
+        assert size == list(truth.image.size)
+        page.get_by_label("Explained class").select_option(truth.top()[1][0])
+        playwright.expect(shown).to_have_attribute("alt", f"Heat map of {truth.top()[1][0]} over rocket.jpg")
+        page.get_by_role("button", name="Close").click()
+        playwright.expect(page.locator("#explanations")).to_be_hidden()
 
 
 def test_waiting_and_overload_are_shown_and_retried(open_page, server, gated, pngs):
@@ -190,7 +211,7 @@ def test_a_server_that_is_gone_and_a_key_that_is_needed(open_page, gated, tmp_pa
         choose(page, "rocket.jpg")
         status(page, "rocket.jpg: ")
     choose(page, "chelsea.png")
-    playwright.expect(page.locator(".note.bad")).to_contain_text("The server cannot be reached")
+    playwright.expect(page.locator(".result .note.bad")).to_contain_text("The server cannot be reached")
 
 
 def test_the_examples_of_the_api_can_be_sent(open_page):
@@ -204,8 +225,9 @@ def test_axe_finds_no_violation(size, scheme, open_page):
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     page = open_page(viewport=SIZES[size], color_scheme=scheme, reduced_motion="reduce")
     choose(page, "rocket.jpg", "README.txt")
-    playwright.expect(page.locator(".note.bad")).to_be_visible()
-    playwright.expect(page.locator(".bars")).to_be_visible()
+    playwright.expect(page.locator(".result .note.bad")).to_be_visible()
+    page.get_by_role("button", name="Explain rocket.jpg").click()
+    playwright.expect(page.locator("#heat-map")).to_be_visible()
     for path in ("/", "/docs"):
         if path != "/":
             page.get_by_role("link", name="API").click()

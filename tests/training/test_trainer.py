@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -184,28 +181,6 @@ def test_data_that_is_too_small_or_wrong_is_refused(tmp_path, colors):
     with pytest.raises(SeresnetError, match="fewer than one batch"):
         train(config(global_batch_size=1024), colors, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_two_processes_run_and_count_every_validation_image(colors, tmp_path):
-    """torchrun with gloo: both processes end well, and the figures cover the whole validation set."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "seresnet"]
-    arguments = ["train", colors, "--recipe", "debug", "--set", "size=16", "--batch-size", "8", "--device", "cpu"]
-    done = subprocess.run(
-        [*command, *map(str, arguments), "--out", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
-    held = 3 * round(24 * 0.2)
-    for column, images in (("val_top1", held), ("train_top1", (72 - held) // 8 * 8)):
-        hits = float(rows[-1][column]) * images
-        assert hits == pytest.approx(round(hits), abs=1e-3)
-    assert done.stdout.count("validation top-1") == 1
-    assert "Grad strides" not in done.stderr
 
 
 def test_gradient_checkpointing_takes_less_memory_and_leaves_the_weights(colors, tmp_path):

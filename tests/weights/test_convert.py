@@ -11,6 +11,7 @@ from torch import nn
 import seresnet
 from seresnet.models.variants import VARIANTS, build
 from seresnet.weights.convert import from_legacy, is_legacy, normalized, to_legacy
+from tests.meta import on_meta_device
 from tests.models.pairs import difference, make_pair
 from tests.timm_import import timm
 from tests.weights.nets import logits
@@ -19,7 +20,7 @@ LEGACY = [arch for arch, row in VARIANTS.items() if row.lineage == "legacy"]
 
 
 def on_meta(arch: str) -> tuple[dict, dict]:
-    with torch.device("meta"):
+    with on_meta_device():
         return build(arch).state_dict(), timm.create_model(arch).state_dict()
 
 

@@ -18,6 +18,7 @@ from seresnet.weights.convert import to_legacy
 from seresnet.weights.index import entries
 from seresnet.weights.load import network_of
 from seresnet.weights.source import resolve
+from tests.meta import on_meta_device
 from tests.models.pairs import difference
 from tests.timm_import import timm
 from tests.weights.nets import logits, write_legacy
@@ -27,7 +28,7 @@ NINE = [arch for arch, row in VARIANTS.items() if row.lineage == "legacy"]
 
 def released_state(arch: str) -> dict[str, torch.Tensor]:
     """Return random tensors of the keys and shapes of the published file, small enough for finite logits."""
-    with torch.device("meta"):
+    with on_meta_device():
         shapes = timm.create_model(arch).state_dict()
     generator = torch.Generator().manual_seed(0)
     state = {}

@@ -14,6 +14,7 @@ import seresnet
 from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.models.fuse import FusedSEResNet
+from tests.meta import on_meta_device
 from tests.models.pairs import difference, images, randomise
 from tests.networks import tiny
 from tests.timm_import import timm
@@ -21,7 +22,7 @@ from tests.timm_import import timm
 
 def timm_model(arch: str, **settings: object) -> nn.Module:
     """Return one of timm's models in evaluation mode with random weights and statistics."""
-    with torch.device("meta"):
+    with on_meta_device():
         model = timm.create_model(arch, **{"num_classes": 7, **settings})
     generator = torch.Generator().manual_seed(0)
     state = {name: randomise(name, tensor, generator) for name, tensor in model.state_dict().items()}
