@@ -177,6 +177,8 @@ class FusedSEResNet(SEResNet):
         """Compute no pixel that the next stage skips; return the number of stages where that is so."""
         done = 0
         for index in range(1, len(model.stages)):
+            if not len(model.stages[index]):  # removed by `prune_intermediate_layers`
+                break
             before = self.stages[index - 1][-1]
             skips = isinstance(before, FusedBlock) and not isinstance(before, GateLastBlock)
             if skips and strides_over_its_input(model.stages[index][0]):

@@ -39,10 +39,15 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
 
     Class names, WordNet ids and preprocessing travel with the weights. ``dtype`` is the floats' type in the file
     (``torch.float16`` halves it); loading gives float32. Returns the directory. Raises WeightsError for weights that
-    are not finite, for a network that is none of the named architectures, and for a fused network.
+    are not finite, for a network that is none of the named architectures, or has lost stages to
+    ``prune_intermediate_layers``, and for a fused network.
     """
     if isinstance(model, FusedSEResNet):
         raise WeightsError("a fused network cannot be saved: save the network that it was made from")
+    if not all(model.stages):
+        raise WeightsError(
+            "a network without its last stages cannot be saved: save it whole, and prune it after loading"
+        )
     directory = Path(directory)
     state = file_state(model, dtype)
     config = model_config(model)
