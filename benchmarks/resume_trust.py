@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import os
 import platform
 import random
@@ -238,6 +239,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="write what was found into this Markdown file")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the mounted disks have to go
+    gc.freeze()  # or each fork would search, and thereby copy, all that is imported here
     rng, start = random.Random(options.seed), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))

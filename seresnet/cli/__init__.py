@@ -38,6 +38,11 @@ VERBS = {
         "SOURCE...",
         "Show what predictions depend on: heat maps and channels.",
     ),
+    "excitations": (
+        "seresnet.cli.excitations:excitations",
+        "DATA",
+        "Show what the gates do on a data set, by class and block.",
+    ),
     "check": ("seresnet.cli.check:check", "DATA", "Find what would spoil training: duplicates, leaks, wrong labels."),
     "embed": ("seresnet.cli.embed:embed", "SOURCE...", "Write the embeddings of images into a file."),
     "search": ("seresnet.cli.search:search", "VECTORS IMAGE...", "Find similar images in a file of embeddings."),

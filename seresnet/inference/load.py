@@ -99,6 +99,14 @@ def network_of_name(name: str, offline: bool | None = None, num_classes: int | N
     return network
 
 
+def transform_of(network: SEResNet) -> Preprocess:
+    """Return a network's evaluation transform. Raises ConfigError where it came without one."""
+    if network.preprocess is None:
+        raise ConfigError("this model has no preprocessing: set model.preprocess to a seresnet.Preprocess first")
+    transform: Preprocess = network.preprocess
+    return transform
+
+
 def class_names(labels: list[str], num_classes: int) -> list[str]:
     """Return a name for each class: its own, or "class 0", "class 1", ... where there are none."""
     return list(labels) if len(labels) == num_classes else [f"class {i}" for i in range(num_classes)]

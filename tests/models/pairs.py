@@ -14,6 +14,8 @@ from tests.timm_import import timm
 
 ARCHS = [arch for arch in VARIANTS if timm.is_model(arch)]
 
+PERIOD = 65537  # weights repeat after so many, which saves drawing them; a prime, so that no two filters are the same
+
 DEEP_STEM = {
     "conv1": "conv1.0",
     "bn1": "conv1.1",
@@ -37,10 +39,11 @@ def randomise(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a tensor so that everything matters: no norm is 0 or 1, no bias is 0, scales neither die nor grow."""
     if name.endswith("num_batches_tracked"):
         return torch.tensor(3)
-    out = torch.empty(like.shape)
     if like.ndim >= 2:  # convolutions and linear layers: variance 1 / fan_in, uniform
         bound = (3.0 / like[0].numel()) ** 0.5
-        return out.uniform_(-bound, bound, generator=generator)
+        drawn = torch.empty(min(like.numel(), PERIOD)).uniform_(-bound, bound, generator=generator)
+        return drawn.repeat(-(-like.numel() // PERIOD))[: like.numel()].view(like.shape)
+    out = torch.empty(like.shape)
     if name.endswith("running_var"):
         return out.uniform_(0.6, 1.4, generator=generator)
     if name.endswith("weight"):
