@@ -21,9 +21,9 @@ def finetune() -> TrainConfig:
     weights are averaged. Each image counts the same: ``--set class_weights=balanced`` gives each class of an unbalanced
     folder the same weight, which was worse for all in four runs.
 
-    Time: 20 epochs of 3,068 photographs of about 400 pixels at ``size=64`` took 8 minutes on two cores. Result, before
-    the classifier started as a linear probe: 87.4 and 88.3 % of 341 validation images with two seeds
-    (``benchmarks/2026-11-23-clothing.md``).
+    20 epochs of 3,068 photographs of about 400 pixels at ``size=64``, 8 to 18 minutes on two cores, gave 86.2 and 85.6
+    % of 341 validation images with two seeds (``benchmarks/2026-11-25-few-images.md``), and 88.3 and 87.4 % before the
+    classifier started as a linear probe (``benchmarks/2026-11-23-clothing.md``).
     """
     return TrainConfig(
         model="seresnet20.cifar10",

@@ -30,6 +30,7 @@ _ELSEWHERE = {
     "global_pool",
     "output_stride",
     "zero_init_last",
+    "blocks_without_se",
 }
 
 
@@ -38,10 +39,15 @@ def save(model: SEResNet, directory: str | PathLike[str], *, dtype: torch.dtype 
 
     Class names, WordNet ids and preprocessing travel with the weights. ``dtype`` is the floats' type in the file
     (``torch.float16`` halves it); loading gives float32. Returns the directory. Raises WeightsError for weights that
-    are not finite, for a network that is none of the named architectures, and for a fused network.
+    are not finite, for a network that is none of the named architectures, or has lost stages to
+    ``prune_intermediate_layers``, and for a fused network.
     """
     if isinstance(model, FusedSEResNet):
         raise WeightsError("a fused network cannot be saved: save the network that it was made from")
+    if not all(model.stages):
+        raise WeightsError(
+            "a network without its last stages cannot be saved: save it whole, and prune it after loading"
+        )
     directory = Path(directory)
     state = file_state(model, dtype)
     config = model_config(model)
@@ -123,6 +129,8 @@ def _model_args(model: SEResNet, row: SEResNetConfig) -> dict[str, Any]:
         args["drop_rate"] = model.drop_rate
     if model.cfg.drop_path_rate and row.lineage != "legacy":  # timm's legacy networks have none
         args["drop_path_rate"] = model.cfg.drop_path_rate
+    if model.cfg.blocks_without_se:  # timm has no such networks, and refuses the argument
+        args["blocks_without_se"] = list(model.cfg.blocks_without_se)
     if model.cfg.output_stride != row.output_stride:
         args["output_stride"] = model.cfg.output_stride
     return args

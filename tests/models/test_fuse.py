@@ -12,9 +12,11 @@ import skimage
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seresnet.data.preprocess import Preprocess
 from seresnet.errors import ConfigError, WeightsError
 from seresnet.inference.classifier import load
 from seresnet.models.config import SEResNetConfig
@@ -203,6 +205,24 @@ def test_feature_maps(size: tuple[int, int]) -> None:
     assert [f["reduction"] for f in model.feature_info] == [2, 4, 8, 16]
     assert [f["reduction"] for f in whole.feature_info] == [2, 4, 8, 16]
     assert [f["reduction"] for f in quarter.feature_info] == [2, 8, 16, 16]
+
+
+@pytest.mark.parametrize("cfg", [CAFFE, replace(CAFFE, relu_before_se=True), BASIC])
+@pytest.mark.parametrize("last", range(4))
+@torch.no_grad()
+def test_a_pruned_network(cfg: SEResNetConfig, last: int) -> None:
+    """Stages that `prune_intermediate_layers` removed are missing from the fused network too."""
+    model = network(cfg).double()
+    model.prune_intermediate_layers([last])
+    x = images(2, 40, 33).double()
+    form = fuse_network(model)
+    assert [len(stage) for stage in form.stages] == [2] * last + [0] * (3 - last)
+    assert difference(form(x), model(x)) <= EXACT
+    (kept,) = form.forward_intermediates(x, [last], intermediates_only=True)
+    assert difference(kept, model(x)) <= EXACT
+    model.preprocess = Preprocess()
+    embedded = load(model.float(), engine="torch", precision="float32").embed([Image.new("RGB", (40, 40), "red")])
+    assert next(iter(embedded)).shape[0] == model.num_features
 
 
 @torch.no_grad()

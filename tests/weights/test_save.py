@@ -179,6 +179,10 @@ def test_what_is_not_saved(tmp_path) -> None:
         seresnet.save(model, tmp_path / "model")
     with pytest.raises(WeightsError, match="none of the named architectures"):
         seresnet.save(SEResNet(TINY), tmp_path / "model")
+    pruned = small()
+    pruned.prune_intermediate_layers([1])
+    with pytest.raises(WeightsError, match="save it whole, and prune it after loading"):
+        seresnet.save(pruned, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
