@@ -9,6 +9,7 @@ import numpy as np
 
 from seresnet.common.plots import BLUE, GREY, RED, new_figure, tidy
 from seresnet.common.text import short
+from seresnet.explanation.ablation import Ablation
 from seresnet.explanation.excitations import BlockGates, Excitations
 
 if TYPE_CHECKING:
@@ -95,6 +96,21 @@ def draw_blocks(e: Excitations) -> Figure:
     for axes in (upper, lower):
         axes.legend(frameon=False, fontsize=8)
         tidy(axes)
+    return figure
+
+
+def draw_ablation(ablation: Ablation) -> Figure:
+    """Draw the loss of accuracy with each block's gates constant, with two standard errors."""
+    blocks = ablation.blocks
+    title = f"Top-1 accuracy lost with constant gates ({100 * ablation.accuracy:.2f} % as it is)"
+    figure = new_figure(2.6 + 0.55 * max(8, len(blocks)), 3.6, title)
+    axes = figure.subplots()
+    places = range(len(blocks))
+    errors = [200 * block.standard_error for block in blocks]
+    axes.bar(places, [100 * block.loss for block in blocks], color=BLUE, yerr=errors, ecolor=GREY, capsize=3)
+    axes.set_xticks(places, [block.block for block in blocks], rotation=90, fontsize=8)
+    axes.set_ylabel("points (line: two standard errors)", fontsize=8)
+    tidy(axes)
     return figure
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from seresnet.common.files import atomic_file, json_text, write_text
 from seresnet.common.page import PAGE_END, SORT_SCRIPT, card, page_start, png_picture, sortable_table, text
 from seresnet.common.text import csv_text
-from seresnet.explanation.excitation_plots import PANELS, draw_blocks, draw_distances, draw_gates
+from seresnet.explanation.ablation import Ablation
+from seresnet.explanation.excitation_plots import PANELS, draw_ablation, draw_blocks, draw_distances, draw_gates
 from seresnet.explanation.excitations import MOVES, Excitations
 
 if TYPE_CHECKING:
@@ -23,12 +24,15 @@ SHOWN = 10  # classes in the plots, and in gates.csv
 Facts = dict[str, Any]
 
 
-def write_excitations(e: Excitations, folder: Path, model: str, data: str, more: Facts | None = None) -> Path:
+def write_excitations(
+    e: Excitations, folder: Path, model: str, data: str, ablation: Ablation | None = None, more: Facts | None = None
+) -> Path:
     """Write the study to a folder, and return its page.
 
     ``blocks.csv`` has a row for each block, ``classes.csv`` for each block and class, ``channels.csv`` for each channel
     over all images, ``gates.csv`` for each channel and class of the plots; ``excitations.json`` has the same numbers of
-    blocks, and ``gates.npz`` the mean, variance and image count of every class. ``more`` is added to the JSON.
+    blocks, and ``gates.npz`` the mean, variance and image count of every class. With an ablation there is
+    ``ablation.csv``. ``more`` is added to the JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown = e.most_frequent(SHOWN)
@@ -42,10 +46,15 @@ def write_excitations(e: Excitations, folder: Path, model: str, data: str, more:
         np.savez(file, allow_pickle=False, classes=np.array(e.classes), images=e.counts, **arrays)
     facts: Facts = {"model": model, "data": data, "images": e.images, "classes": len(e.classes)}
     facts |= {"plotted": [e.classes[i] for i in shown], "blocks": blocks, **(more or {})}
+    if ablation is not None:
+        facts["ablation"] = ablation.to_dict()
+        write_text(folder / "ablation.csv", csv_text(_ablated(ablation)))
     write_text(folder / "excitations.json", json_text(facts))
     figures = {"gates.png": draw_gates(e, shown), "blocks.png": draw_blocks(e)}
     if len(shown) > 1:
         figures["distances.png"] = draw_distances(e, shown)
+    if ablation is not None:
+        figures["ablation.png"] = draw_ablation(ablation)
     images = {name: _png(figure) for name, figure in figures.items()}
     for name, png in images.items():
         with atomic_file(folder / name) as file:
@@ -82,6 +91,13 @@ def _gates(e: Excitations, shown: list[int]) -> Iterator[list[object]]:
                 yield [block.name, e.classes[i], channel, *_cells(map(float, pair))]
 
 
+def _ablated(ablation: Ablation) -> Iterator[list[object]]:
+    rows = [vars(block) for block in ablation.blocks]
+    yield list(rows[0])
+    for row in rows:
+        yield _cells(row.values())
+
+
 def _png(figure: Figure) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -100,6 +116,7 @@ def _page(e: Excitations, facts: Facts, images: dict[str, bytes]) -> str:
     alts = {
         "gates.png": ("Gates by channel", "mean gate of each channel, one line a class"),
         "distances.png": ("Distances between classes", "distance of each class from all images, by block"),
+        "ablation.png": ("Ablation", "loss of accuracy with constant gates, block by block"),
         "blocks.png": ("Blocks", "deviations within and between classes by block"),
     }
     parts += [card(alts[name][0], png_picture(png, alts[name][1]), name) for name, png in images.items()]

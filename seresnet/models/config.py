@@ -26,6 +26,7 @@ class SEResNetConfig:
     downsample_kernel: int = 1  # of a strided shortcut convolution
     anti_alias: bool = False  # stride by a 2x2 mean after the 3x3 convolution ("aa" variants)
     reduction: int | None = 16  # of the excitation; None leaves it out
+    blocks_without_se: tuple[str, ...] = ()  # blocks ("layer1.0") that have none in a network that has it otherwise
     squeeze_divisor: int = 8  # the excitation's inner width is a multiple of this
     relu_before_se: bool = False  # legacy basic blocks: a ReLU between bn2 and the excitation
     lineage: Literal["legacy", "modern", "cifar"] = "modern"  # whose state dict keys timm expects

@@ -137,6 +137,14 @@ class GateLastBlock(FusedBlock):
         return self.se(F.relu(self.last(self.hidden(x)), inplace=True))
 
 
+def fused_block(block: nn.Module) -> FusedBlock:
+    """Return a block fused, as its excitation allows."""
+    assert isinstance(block, BasicBlock | Bottleneck)
+    if block.relu_before_se:
+        return GateLastBlock(block)
+    return FusedBlock(block) if isinstance(block.se, nn.Identity) else GateFirstBlock(block)
+
+
 class FusedSEResNet(SEResNet):
     """A network for inference alone, made by `fuse_network`; used as a `SEResNet` is, with the same results.
 
@@ -152,9 +160,8 @@ class FusedSEResNet(SEResNet):
         self.bn1 = nn.Identity()  # type: ignore[assignment]
         self.act1 = nn.ReLU(inplace=True)
         self.maxpool = copy.deepcopy(model.maxpool)
-        kind = GateLastBlock if model.cfg.relu_before_se else GateFirstBlock if model.cfg.reduction else FusedBlock
         for index, stage in enumerate(model.stages, start=1):
-            self.add_module(f"layer{index}", nn.Sequential(*(kind(block) for block in stage)))  # type: ignore[arg-type]
+            self.add_module(f"layer{index}", nn.Sequential(*(fused_block(block) for block in stage)))
         self.global_pool = copy.deepcopy(model.global_pool)
         self.fc = copy.deepcopy(model.fc)
         skipped = self._skip_unused_pixels(model) if skip_unused else 0
@@ -173,8 +180,9 @@ class FusedSEResNet(SEResNet):
             if not len(model.stages[index]):  # removed by `prune_intermediate_layers`
                 break
             before = self.stages[index - 1][-1]
-            if isinstance(before, GateFirstBlock) and strides_over_its_input(model.stages[index][0]):
-                before.compute_quarter()
+            skips = isinstance(before, FusedBlock) and not isinstance(before, GateLastBlock)
+            if skips and strides_over_its_input(model.stages[index][0]):
+                before.compute_quarter()  # type: ignore[operator]
                 self.stages[index][0].read_quarter()  # type: ignore[operator]
                 self.feature_info[index]["reduction"] *= 2
                 done += 1

@@ -124,7 +124,8 @@ class SEResNet(nn.Module):
         blocks: list[nn.Module] = []
         for i in range(cfg.layers[index]):
             drop_path = cfg.drop_path_rate * (before + i) / max(1, total - 1)
-            block = BLOCKS[cfg.block](cfg, width, cfg.channels[index], spacing, drop_path)
+            own = replace(cfg, reduction=None) if f"layer{index + 1}.{i}" in cfg.blocks_without_se else cfg
+            block = BLOCKS[cfg.block](own, width, cfg.channels[index], spacing, drop_path)
             blocks.append(block)
             width = block.out_width
             spacing = Spacing(1, spacing.dilation, spacing.dilation)

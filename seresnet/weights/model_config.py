@@ -33,6 +33,7 @@ SETTINGS = {
     "drop_path_rate": (0.0, 1.0),
     "output_stride": (8, 32),
 }
+BLOCKS = "blocks_without_se"  # of this project's own
 HARMLESS = ("num_classes", "global_pool", "img_size", "pretrained", "scriptable", "exportable")
 
 
@@ -112,7 +113,8 @@ class _Validator:
             multi_label=config.get("problem_type") == MULTI_LABEL,
             num_classes=num_classes,
             global_pool=pool,
-            settings=self.settings(config.get("model_args")) | ({} if pool in ("avg", "") else {"global_pool": pool}),
+            settings=self.settings(config.get("model_args"), VARIANTS[arch].layers)
+            | ({} if pool in ("avg", "") else {"global_pool": pool}),
             quantized=bool(config.get("quantization")),
         )
         entry = find_entry(f"{arch}.{known.tag}")
@@ -177,10 +179,10 @@ class _Validator:
                 raise self.error(f"{key} has {len(value):,} characters for class {i}; at most {MAX_NAME_CHARACTERS:,}")
         return tuple(map(_text, values))
 
-    def settings(self, args: object) -> dict[str, Any]:
+    def settings(self, args: object, layers: Sequence[int]) -> dict[str, Any]:
         """Return what ``model_args`` sets; refuse an argument that would change the network unnoticed."""
         args = args if isinstance(args, dict) else {}
-        known = (*SETTINGS, *HARMLESS)
+        known = (*SETTINGS, *HARMLESS, BLOCKS)
         strange = [printable(key)[:40] for key, value in args.items() if key not in known and value is not None]
         if strange:
             names = ", ".join(strange[:5])
@@ -194,7 +196,16 @@ class _Validator:
             if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
                 limit = f"it must be a number from {low:g} to {high:g}"
                 raise self.error(f"{key} in model_args of config.json is {shown(value)}; {limit}")
+        if args.get(BLOCKS):
+            found[BLOCKS] = self.blocks(args[BLOCKS], layers)
         return found
+
+    def blocks(self, names: object, layers: Sequence[int]) -> tuple[str, ...]:
+        """Return the names of blocks without excitation. Raises WeightsError for what are no blocks of the network."""
+        there = {f"layer{stage}.{i}" for stage, count in enumerate(layers, start=1) for i in range(count)}
+        if not isinstance(names, list) or not all(isinstance(name, str) and name in there for name in names):
+            raise self.error(f"{BLOCKS} in model_args of config.json is not a list of this network's blocks; fix it")
+        return tuple(names)
 
 
 def shown(value: object) -> str:

@@ -30,6 +30,7 @@ _ELSEWHERE = {
     "global_pool",
     "output_stride",
     "zero_init_last",
+    "blocks_without_se",
 }
 
 
@@ -128,6 +129,8 @@ def _model_args(model: SEResNet, row: SEResNetConfig) -> dict[str, Any]:
         args["drop_rate"] = model.drop_rate
     if model.cfg.drop_path_rate and row.lineage != "legacy":  # timm's legacy networks have none
         args["drop_path_rate"] = model.cfg.drop_path_rate
+    if model.cfg.blocks_without_se:  # timm has no such networks, and refuses the argument
+        args["blocks_without_se"] = list(model.cfg.blocks_without_se)
     if model.cfg.output_stride != row.output_stride:
         args["output_stride"] = model.cfg.output_stride
     return args

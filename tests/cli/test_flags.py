@@ -23,7 +23,7 @@ FLAGS = {
         " --max-megapixels --workers --exclude --resume --exist-ok --offline"
     ),
     "explain": "--out --model --label --device --offline",
-    "excitations": "--out --model --split --device --workers --offline --exist-ok",
+    "excitations": "--out --model --ablate --fold --save --split --device --workers --offline --exist-ok",
     "check": "--out --model --device --workers --max-megapixels --offline --exist-ok",
     "embed": "--out --model --normalize --batch-size --device --engine --precision --workers --offline",
     "search": "--topk --sheet --model --device --offline",
