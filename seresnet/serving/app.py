@@ -7,19 +7,19 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from seresnet.errors import SeresnetError
 from seresnet.serving import explain_api, open_inference, pages, predict_api, status_api
-from seresnet.serving.edge import RECORD, App, Edge, problem_response
+from seresnet.serving.edge import RECORD, problem_response
 from seresnet.serving.problems import Problem
+from seresnet.serving.short_path import CANNOT_RUN, FAULT
 from seresnet.serving.state import ServerState
 from seresnet.version import __version__
 
 
-def make_app(state: ServerState) -> App:
-    """Return the whole application."""
+def routed_app(state: ServerState) -> FastAPI:
+    """Return the application with all routes."""
     app = FastAPI(
         title="seresnet",
         version=__version__,
@@ -34,21 +34,12 @@ def make_app(state: ServerState) -> App:
         Problem: lambda error: error,
         HTTPException: _of_http,
         RequestValidationError: _of_validation,
-        SeresnetError: lambda error: Problem(500, "the model cannot be run: see the server's log"),
-        Exception: lambda error: Problem(500, "an unexpected error: see the server's log"),
+        SeresnetError: lambda error: Problem(500, CANNOT_RUN),
+        Exception: lambda error: Problem(500, FAULT),
     }
     for kind, explained in handlers.items():
         app.add_exception_handler(kind, partial(_respond, state, explained))
-    edge: App = Edge(app, state)
-    if not state.settings.cors:
-        return edge
-    return CORSMiddleware(
-        edge,
-        allow_origins=state.settings.cors,
-        allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "Content-Type", "X-Request-ID"),
-        expose_headers=("X-Request-ID", "Retry-After"),
-    )
+    return app
 
 
 async def _respond(state: ServerState, explained: Any, request: Request, error: Exception) -> Response:

@@ -31,9 +31,9 @@ class Row:
 
 @dataclass(eq=False)
 class QueuedInput:
-    """An input (C, H, W) that waits for its batch."""
+    """An input that waits for its batch: float32 (C, H, W), or uint8 (H, W, C) that is not normalised yet."""
 
-    pixels: Array
+    pixels: Array | NDArray[np.uint8]
     output: str  # "logits" or "features"
     deadline: float  # of time.monotonic
     answer: asyncio.Future[Row]
@@ -45,7 +45,8 @@ class QueuedInput:
 
     def joins(self, first: QueuedInput) -> bool:
         """Return whether it can be in one batch with another."""
-        return self.output == first.output and self.pixels.shape == first.pixels.shape
+        alike = self.pixels.shape == first.pixels.shape and self.pixels.dtype == first.pixels.dtype
+        return alike and self.output == first.output
 
 
 class Pace:
@@ -74,18 +75,23 @@ class Pace:
 
 
 class Batcher:
-    """Runs inputs on an engine in batches. One thread; `put` is called from the event loop.
+    """Runs inputs on an engine in batches, in one thread; `put` is called from the event loop, `add` from anywhere.
 
     - `max_batch`: inputs that run together.
     - `max_wait`: seconds that an input waits for others.
+    - `normalize`: turns uint8 pixels (N, H, W, C) into the engine's float32 (N, C, H, W).
     """
 
-    def __init__(self, engine: Engine, max_batch: int, max_wait: float) -> None:
-        self.engine, self.max_batch, self.max_wait = engine, max_batch, max_wait
+    def __init__(
+        self, engine: Engine, max_batch: int, max_wait: float, normalize: Callable[[Any], Array] | None = None
+    ) -> None:
+        self.engine, self.max_batch, self.max_wait, self.normalize = engine, max_batch, max_wait, normalize
         # Is told the size of each batch and its seconds.
         self.observe: Callable[[int, float], None] = lambda size, seconds: None
         # Returns how many inputs are on their way, those that run and that are not yet queued included.
         self.outstanding: Callable[[], int] = self.__len__
+        # Returns whether no other input is on its way, so that there is nothing to wait for.
+        self.is_last: Callable[[], bool] = lambda: False
         self.pace = Pace(max_batch)
         self._waiting: deque[QueuedInput] = deque()
         self._changed = threading.Condition()
@@ -104,10 +110,15 @@ class Batcher:
         - `deadline`: a time of ``time.monotonic`` at which the answer is of no use any more.
         """
         answer = asyncio.get_running_loop().create_future()
-        with self._changed:
-            self._waiting.append(QueuedInput(pixels, output, deadline, answer, time.monotonic()))
-            self._changed.notify()
+        self.add(QueuedInput(pixels, output, deadline, answer, time.monotonic()))
         return answer
+
+    def add(self, item: QueuedInput) -> None:
+        """Queue an input; the engine's thread is woken only where it waits for this one."""
+        with self._changed:
+            self._waiting.append(item)
+            if len(self._waiting) in (1, self.max_batch) or self.is_last():
+                self._changed.notify()
 
     def close(self, timeout: float | None = None) -> bool:
         """Answer what waits, end the thread, and return whether it ended within ``timeout`` seconds."""
@@ -138,7 +149,10 @@ class Batcher:
 
     def _compute(self, batch: list[QueuedInput]) -> Array:
         run = self.engine.logits if batch[0].output == "logits" else self.engine.embed
-        return run(np.stack([item.pixels for item in batch]))  # (N, C, H, W)
+        stacked: Any = np.stack([item.pixels for item in batch])
+        if stacked.dtype == np.uint8 and self.normalize is not None:
+            stacked = self.normalize(stacked)  # (N, H, W, C) -> (N, C, H, W)
+        return run(stacked)
 
     def _next_batch(self) -> list[QueuedInput]:
         """Wait for inputs, and return those of the next batch; an empty list when the batcher was closed."""
@@ -147,7 +161,7 @@ class Batcher:
                 self._drop_unwanted()
                 if self._waiting:
                     left = self._waiting[0].queued_at + self.max_wait - time.monotonic()
-                    if left <= 0 or len(self._waiting) >= self.max_batch or self._closed:
+                    if left <= 0 or len(self._waiting) >= self.max_batch or self._closed or self.is_last():
                         return self._take()
                     self._changed.wait(left)
                 elif self._closed:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from fastapi import Response
+from starlette.responses import Response
 
 from seresnet.serving.body import too_large
 from seresnet.serving.logs import RequestRecord, log_request
@@ -65,7 +65,7 @@ class Edge:
         finally:
             self.state.active -= 1
             record.duration_ms = 1000 * (time.perf_counter() - began)
-            record.route = getattr(scope.get("route"), "path", "other")
+            record.route = getattr(scope.get("route"), "path", record.route)
             self._note(record)
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> Problem | None:

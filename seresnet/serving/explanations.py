@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from seresnet.errors import ConfigError, ImageError, SeresnetError
 from seresnet.inference.prediction import NOT_FINITE
-from seresnet.serving.model import SHARE_OF_TIMEOUT, ServedModel
+from seresnet.serving.model import SHARE_OF_TIMEOUT, ServedModel, give_way
 from seresnet.serving.problems import Problem, overloaded
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Explanations:
         self.served = served
         self.pending = 0  # admitted and not yet answered
         self.seconds = 0.0  # that the last one took; 0: not known yet
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seresnet-explain")
+        self._thread = ThreadPoolExecutor(1, "seresnet-explain", give_way)
 
     def check_room(self) -> None:
         """Raise `Problem` 404 for a model without classes, and 503 where there is no room or too little time."""

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import queue
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from seresnet.common.text import short
 
 log = logging.getLogger("seresnet").getChild("requests")
+GROUP_SECONDS = 0.05
 QUEUED_LINES = 10_000  # more are dropped while stderr is not read
 
 
@@ -87,7 +89,7 @@ def logging_to_stderr(log_format: str) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     lines: queue.Queue[Any] = queue.Queue(QUEUED_LINES)
-    listener = logging.handlers.QueueListener(lines, handler)
+    listener = _UnhurriedListener(lines, handler)
     package = logging.getLogger("seresnet")
     before = package.handlers, package.propagate
     package.handlers, package.propagate = [_DroppingHandler(lines)], False
@@ -98,6 +100,24 @@ def logging_to_stderr(log_format: str) -> Iterator[None]:
     finally:
         package.handlers, package.propagate = before
         listener.stop()
+
+
+class _UnhurriedListener(logging.handlers.QueueListener):
+    """Writes lines in groups: under load, a thread that wakes for each of them would take the time of requests."""
+
+    def __init__(self, lines: queue.Queue[Any], handler: logging.Handler) -> None:
+        super().__init__(lines, handler)
+        self.lines = lines
+
+    def dequeue(self, block: bool) -> Any:
+        """Return the next line; where it has to be waited for, wait for others, too."""
+        try:
+            return self.lines.get_nowait()
+        except queue.Empty:
+            line = self.lines.get(block)
+            if line is not None:  # the sign to end
+                time.sleep(GROUP_SECONDS)
+            return line
 
 
 class _DroppingHandler(logging.handlers.QueueHandler):

@@ -15,6 +15,7 @@ from seresnet.errors import ConfigError
 from seresnet.serving.keys import ApiKeys
 from seresnet.serving.listening import allow_connections, bind, is_local, listen
 from seresnet.serving.logs import announce, logging_to_stderr
+from seresnet.serving.model import give_way
 from seresnet.serving.models import EngineSettings, open_models
 from seresnet.serving.settings import ServeSettings
 
@@ -40,7 +41,7 @@ def serve(models: Mapping[str, str], settings: ServeSettings, engine: EngineSett
     allow_connections(settings)
     with logging_to_stderr(settings.log_format), bind(settings) as sock, ThreadPoolExecutor(1) as importer:
         server = importer.submit(import_module, "seresnet.serving.server")  # while the models are loaded
-        decoders = ThreadPoolExecutor(workers or default_workers(), thread_name_prefix="seresnet-decode")
+        decoders = ThreadPoolExecutor(workers or default_workers(), "seresnet-decode", give_way)
         served = open_models(models, settings, engine, decoders)
         run = server.result().run
         url = listen(sock, settings)

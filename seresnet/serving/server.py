@@ -15,8 +15,8 @@ from typing import Any
 
 import uvicorn
 
-from seresnet.serving.app import make_app
 from seresnet.serving.keys import ApiKeys
+from seresnet.serving.layers import make_app
 from seresnet.serving.metrics import ServerMetrics
 from seresnet.serving.model import ServedModel
 from seresnet.serving.protocol import KEEP_ALIVE_SECONDS, ConnectionLimits, LimitedProtocol
@@ -34,9 +34,10 @@ class DrainingServer(uvicorn.Server):
         limits = ConnectionLimits(settings.max_connections, settings.read_timeout_s)
         protocol: Any = partial(LimitedProtocol, limits=limits)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the application logs its own errors
+        app, self._later = make_app(state)
         super().__init__(
             uvicorn.Config(
-                make_app(state),
+                app,
                 http=protocol,
                 ws="none",
                 lifespan="off",
@@ -58,6 +59,7 @@ class DrainingServer(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals while the server runs; only the main thread can."""
         loop, handled = asyncio.get_running_loop(), []
+        loop.call_soon(self._later.begin)  # while the first images are answered
         actions = {signal.SIGTERM: self.end, signal.SIGINT: self.end}
         if self.state.keys is not None and hasattr(signal, "SIGHUP"):
             actions[signal.SIGHUP] = self.state.keys.reload

@@ -45,8 +45,8 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    max_batch: int = 16
-    max_wait_ms: float = 2.0
+    max_batch: int = 32
+    max_wait_ms: float = 5.0
     max_queue: int = 128
     timeout_s: float = 10.0
     max_body_mb: float = 20.0

@@ -60,6 +60,17 @@ def test_what_comes_during_a_batch_is_the_next_batch(batcher, engine):
     assert engine.sizes == [1, 4, 2] == [rows[0].batch_size, rows[1].batch_size, rows[5].batch_size]
 
 
+def test_the_last_input_waits_for_nobody(engine):
+    batcher = Batcher(engine, max_batch=8, max_wait=1000.0)
+    batcher.is_last = lambda: len(batcher) == 3  # a third one is on its way when the first is queued
+
+    async def run():
+        return await all_of([batcher.put(row, "logits", FAR) for row in inputs(3)])
+
+    assert [row.batch_size for row in asyncio.run(run())] == [3, 3, 3] and engine.sizes == [3]
+    assert batcher.close(10)
+
+
 def test_an_input_waits_for_others(engine):
     batcher = Batcher(engine, max_batch=2, max_wait=20.0)
 

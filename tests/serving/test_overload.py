@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from seresnet.inference.classifier import Classifier
+from seresnet.serving.model import give_way
 from tests.serving.running import GatedEngine, in_threads, running
 
 
@@ -143,3 +147,11 @@ def test_bodies_in_memory_are_bounded_together(server, pngs):
     assert server.state.held_bytes == held
     server.state.held_bytes = 0
     assert server.post("/predict", pngs[0]).status == 200 and server.state.held_bytes == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_threads_that_decode_give_way_to_the_event_loop():
+    with ThreadPoolExecutor(1, initializer=give_way) as decoders:
+        here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        there = decoders.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
+    assert there == min(19, here + 5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,23 @@ def test_several_models_by_name(clf, photo):
         assert server.ask("GET", "/model?model=second").json()["models"] == ["first", "second"]
         missing = server.post("/predict?model=third", photo)
         assert missing.status == 404 and "first, second" in missing.json()["detail"]
+
+
+def test_the_short_path_and_that_of_fastapi_answer_alike(server, photo, expected):
+    """Only queries in the usual order take the short path."""
+    before = server.metric("seresnet_requests_total", route="/predict", status="200")
+    for query in ("topk=2&model=kinds", "model=kinds&topk=2", "model=kinds&topk=2&more=1"):
+        answer = server.post(f"/predict?{query}", photo)
+        assert answer.status == 200 and alike(answer.json()["predictions"], expected[:2]), query
+        assert answer.headers["content-security-policy"] and answer.headers["x-request-id"]
+    assert server.metric("seresnet_requests_total", route="/predict", status="200") == before + 3
+
+
+def test_images_are_answered_without_fastapi():
+    """Its import takes longer than that of all else: the server begins without it."""
+    code = "import sys, seresnet.serving.serve, seresnet.serving.models, seresnet.serving.server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"fastapi", "pydantic", "torch"} & set(done.stdout.split())
 
 
 JSON = {"content_type": "application/json"}
