@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,10 +101,22 @@ def changed(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
+@pytest.fixture(scope="module")
+def kept(model, tmp_path_factory) -> Path:
+    """A cache in which the model is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERESNET_CACHE", str(tmp_path_factory.mktemp("kept")))
+        exact(model)
+        return Path(os.environ["SERESNET_CACHE"])
+
+
 @pytest.mark.parametrize("damage", [changed, lambda data: data[: len(data) // 2], lambda data: b"", None])
 @pytest.mark.parametrize("file", ["model.xml", "model.bin", "entry.json"])
-def test_a_damaged_entry_is_made_anew(model, place, file, damage, caplog):
-    expected = exact(model)
+def test_a_damaged_entry_is_made_anew(model, kept, place, file, damage, caplog, monkeypatch):
+    shutil.copytree(kept, place.parent)
+    with monkeypatch.context() as patch:
+        forbid_conversion(patch)
+        expected = exact(model)
     (entry,) = place.iterdir()
     if damage is None:
         (entry / file).unlink()
