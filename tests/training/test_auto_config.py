@@ -10,8 +10,9 @@ from seresnet.models.variants import build
 from seresnet.training import auto_config as module
 from seresnet.training.auto_config import activation_bytes, choose_batch_size, resolve_auto_settings
 from seresnet.training.config import TrainConfig
+from seresnet.training.device import create_accelerator
 
-AUTO = TrainConfig(auto_batch_size=True, global_batch_size=64, freeze_bn="auto", pretrained=True)
+AUTO = TrainConfig(auto_batch_size=True, global_batch_size=64, freeze_bn="auto", pretrained=True, precision="float32")
 
 
 def network(name: str = "seresnet20", size: int = 32):
@@ -21,7 +22,9 @@ def network(name: str = "seresnet20", size: int = 32):
 
 
 def resolved(config, images, saved=None, multi_label=False, model=None):
-    return resolve_auto_settings(config, model or network(), images, multi_label, Accelerator(cpu=True), saved)
+    return resolve_auto_settings(
+        config, model or network(), images, multi_label, create_accelerator(config, "cpu"), saved
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_a_batch_that_memory_does_not_hold_goes_in_parts(monkeypatch):
     each = activation_bytes(model, 32)
     for images, steps in ((64, 1), (63, 2), (20, 4), (1, 64), (0, 64)):
         monkeypatch.setattr(module, "memory_bytes", lambda device, n=images: (fixed + each * n + 1) / 0.7)
-        config = resolved(AUTO.updated({"precision": "float32"}), 10**6, model=model)
+        config = resolved(AUTO, 10**6, model=model)
         assert (config.global_batch_size, config.grad_accum_steps) == (64, steps)
     monkeypatch.setattr(module, "memory_bytes", lambda device: (fixed + each * 30 + 1) / 0.7)
     assert (

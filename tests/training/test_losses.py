@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from seresnet.training.config import TrainConfig
+from seresnet.training.device import create_accelerator
 from seresnet.training.losses import ImageLoss, balanced_weights, soft_targets
 from seresnet.training.validation import ValidationMetrics, mean_average_precision
 
@@ -84,7 +84,7 @@ def test_weights_of_labels_balance_with_and_without():
 
 
 def test_metrics_count_correct_predictions_and_add_up_over_batches():
-    accelerator = Accelerator(cpu=True)
+    accelerator = create_accelerator(TrainConfig(precision="float32"), "cpu")
     logits, targets = numbers(40)
     whole, parts = (ValidationMetrics(ImageLoss(TrainConfig(), False), CPU) for _ in range(2))
     whole.update(logits, soft_targets(targets, CLASSES))
@@ -113,7 +113,7 @@ def test_a_prediction_is_correct_where_it_is_one_of_several_labels():
     metrics = ValidationMetrics(ImageLoss(TrainConfig(loss="bce"), multi_label=True), CPU)
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [1.0, 0.0, 2.0]])
     metrics.update(logits, torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    got = metrics.compute(Accelerator(cpu=True))
+    got = metrics.compute(create_accelerator(TrainConfig(precision="float32"), "cpu"))
     assert got["val_top1"] == pytest.approx(1 / 3)
     # First label: scores 3, 0, 1 of labels 1, 1, 0: (1/1 + 2/3) / 2. Third: scores 2, 1, 2 of 1, 0, 0: one of two.
     assert got["val_map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch.optim.swa_utils import update_bn
@@ -16,6 +15,8 @@ from seresnet.data.loader import Loader
 from seresnet.data.preprocess import Preprocess
 from seresnet.recipes import recipe
 from seresnet.training import precise_bn
+from seresnet.training.config import TrainConfig
+from seresnet.training.device import create_accelerator
 from seresnet.training.precise_bn import PreciseBatchNorm
 from seresnet.training.train import train
 from seresnet.weights.create import create_model
@@ -41,7 +42,7 @@ def test_the_statistics_are_those_of_torch(tmp_path, monkeypatch):
     model.preprocess = Preprocess((3, 16, 16))
     data = Loader(images.samples, TrainCrop("resized", model.preprocess, (0.3, 0.5)), 4, 0)
     augment = BatchAugment(model.preprocess, pad=2, hflip=0.5, rotation=10.0, random_erasing_prob=0.5)
-    precise = PreciseBatchNorm(data, model, augment, Accelerator(cpu=True))
+    precise = PreciseBatchNorm(data, model, augment, create_accelerator(TrainConfig(precision="float32"), "cpu"))
     reference = create_model("seresnet20", num_classes=3)
     reference.load_state_dict(model.state_dict())
     before = {key: value.clone() for key, value in model.state_dict().items()}
