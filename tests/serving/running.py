@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -71,6 +72,13 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         return self.state.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def reaches(self, value: float, name: str, **labels: str) -> bool:
+        """Wait until a metric is at least this: a request is counted a moment after its client has the answer."""
+        deadline = time.monotonic() + 10
+        while self.metric(name, **labels) < value and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.metric(name, **labels) >= value
 
 
 def form_body(*files: tuple[str, bytes]) -> bytes:
