@@ -79,7 +79,7 @@ def main() -> None:
     for name, what in (
         ("photographs.png", "the photographs with their classes"),
         ("run/curves.png", "loss and accuracy of the training run"),
-        ("report", "the evaluation, with pictures"),
+        ("report/report.html", "the evaluation on one page"),
     ):
         print(f"  {OUT / name}  {what}")
 
