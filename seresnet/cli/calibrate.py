@@ -36,14 +36,11 @@ def calibrate(
     images that the temperature was fitted to. Every use of the saved model has the temperature.
     """
     from seresnet.cli.output import to_json
-    from seresnet.cli.progress import ImageProgress, note_trained_on
+    from seresnet.cli.progress import ImageProgress, note_trained_on, or_default
     from seresnet.data.open_dataset import open_labelled
     from seresnet.evaluation.calibrate import calibrate as fit
-    from seresnet.inference.classifier import DEFAULT_MODEL
 
-    name = model or DEFAULT_MODEL
-    if model is None:
-        print(f"no --model given: using the bundled {name}", file=sys.stderr)
+    name = or_default(model)
     images = open_labelled(data, offline or None, split)
     with ImageProgress(bar=True, count=lambda: len(images.samples)) as progress:
         found = fit(name, images, out, exist_ok, device, batch_size, workers, offline or None, progress.advance)

@@ -46,20 +46,19 @@ def excitations(
     their cost? --fold writes a network in which those of some blocks are constant and cost nothing, and measures it.
     The exit code is 1 if an image could not be read.
     """
-    from seresnet.cli.progress import ImageProgress
+    from seresnet.cli.progress import ImageProgress, or_default
     from seresnet.common.files import check_output_folder
     from seresnet.engines.torch.engine import torch_device
     from seresnet.explanation.ablation import ablate as measure_ablation
     from seresnet.explanation.ablation import chosen_blocks
     from seresnet.explanation.excitation_report import write_excitations
     from seresnet.explanation.excitations import study
-    from seresnet.inference.classifier import DEFAULT_MODEL
     from seresnet.inference.image_groups import GroupedBatches, open_groups
     from seresnet.inference.load import network_of_name, transform_of
 
     check_output_folder(out, exist_ok)
     _check(fold, save, exist_ok)
-    name = model or DEFAULT_MODEL
+    name = or_default(model)
     images = open_groups(data, offline or None, split)
     network = network_of_name(name, offline or None).to(torch_device(device)).eval()
     blocks = [] if fold is None else chosen_blocks(network, fold)
@@ -90,7 +89,7 @@ def excitations(
 
 def _check(fold: str | None, save: Path | None, exist_ok: bool) -> None:
     """Raise ConfigError for flags that do not go together, before anything is loaded."""
-    from seresnet.evaluation.calibrate import check_model_folder
+    from seresnet.weights.derived import check_model_folder
 
     if (fold is None) != (save is None):
         raise ConfigError("--fold BLOCKS and --save DIR go together: give both")
@@ -130,9 +129,9 @@ def _fold(
     offline: bool | None,
 ) -> dict[str, Any]:
     """Save the network with the mean gates of blocks folded in, and return what was measured of it."""
-    from seresnet.evaluation.calibrate import save_into
     from seresnet.evaluation.folded import measure_folded
     from seresnet.explanation.ablation import fold_excitations
+    from seresnet.weights.derived import save_into
 
     save_into(save, fold_excitations(network, found, blocks), {}, Path(name))
     print(f"folded network: {printable(str(save))}", file=sys.stderr)

@@ -31,12 +31,11 @@ def explain(
     Writes NAME.png and NAME.json for each image, and one index.html. A row on stdout has the image, the class, its
     probability and the picture. The exit code is 1 if an image could not be read.
     """
-    from seresnet.cli.progress import ImageProgress
+    from seresnet.cli.progress import ImageProgress, or_default
     from seresnet.cli.streams import whole_row
     from seresnet.engines.torch.engine import torch_device
     from seresnet.explanation.explain import Explainer
     from seresnet.explanation.report import ExplanationReport
-    from seresnet.inference.classifier import DEFAULT_MODEL
     from seresnet.inference.images import each_source, path_of
     from seresnet.inference.load import network_of_name
 
@@ -45,7 +44,7 @@ def explain(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file: give a folder")
     given = ["-" if source == STDIN else source for source in sources]
-    name = model or DEFAULT_MODEL
+    name = or_default(model)
     explainer = Explainer(network_of_name(name, offline or None), device=str(torch_device(device)))
     target = None if label is None else explainer.index_of(label)
     images = list(each_source(given, offline or None, sys.stdin))

@@ -28,6 +28,15 @@ def announce(clf: Classifier, model: str | None) -> None:
     print(f"{printable(clf.model_name)}: {clf.engine.describe()}", file=sys.stderr, flush=True)
 
 
+def or_default(model: str | None) -> str:
+    """Return the model that the user gave, or the bundled one, and print that it is used."""
+    from seresnet.inference.classifier import DEFAULT_MODEL
+
+    if model is None:
+        print(f"no --model given: using the bundled {DEFAULT_MODEL}", file=sys.stderr)
+    return model or DEFAULT_MODEL
+
+
 def note_trained_on(model: str, images: ImageSet, advice: str = "") -> None:
     """Print how many of the images a model directory was trained on, by content, where that is known and not none."""
     from seresnet.data.dataset import Stream

@@ -45,16 +45,15 @@ def quantize(
     logits, and the accuracy where DATA has the model's classes. A result that is too inaccurate is not written, and the
     exit code is 2; it is 1 if an image could not be read.
     """
-    from seresnet.inference.classifier import DEFAULT_MODEL
+    from seresnet.cli.progress import or_default
     from seresnet.quantization.quantize import QuantizationError
     from seresnet.quantization.quantize import quantize as to_int8
 
-    if model is None:
-        print(f"no --model given: using the bundled {DEFAULT_MODEL}", file=sys.stderr)
+    name = or_default(model)
     try:
         with Progress(seconds=PLAIN_SECONDS) as progress:
             report = to_int8(
-                *(model or DEFAULT_MODEL, data, out, images, min_accuracy, workers, offline or None, exist_ok),
+                *(name, data, out, images, min_accuracy, workers, offline or None, exist_ok),
                 progress=progress.update,
             )
     except QuantizationError as error:

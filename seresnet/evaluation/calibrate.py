@@ -6,7 +6,6 @@ bias of the classifier, and so it is stored: every use of the saved model has it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice, tee
@@ -20,24 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seresnet.common.files import atomic_folder, check_output_folder, json_text, write_text
 from seresnet.data.classes import match_classes
 from seresnet.data.dataset import ImageSet
-from seresnet.data.image_hashes import FILE, read_hashes, write_hashes
 from seresnet.data.open_dataset import open_labelled
 from seresnet.errors import ConfigError, DataError
 from seresnet.evaluation.evaluate import check_same_task
 from seresnet.inference.classifier import Classifier, load
 from seresnet.inference.load import network_of_name
 from seresnet.metrics.single_label import SingleLabelMeter
-from seresnet.models.resnet import SEResNet
-from seresnet.weights.save import save
+from seresnet.weights.derived import check_model_folder, save_into
 
 Progress = Callable[[str, str | None], object]  # a path, and the reason where it could not be read
 
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures; beyond, the likelihood has no optimum on these images
 FEW = 200  # images; with fewer the temperature is uncertain
-MODEL_FILES = {"config.json", "model.safetensors", FILE}
 ITERATIONS = 100  # of L-BFGS on one number; it takes about ten
 
 
@@ -97,28 +92,6 @@ def calibrate(
             parameter.copy_(parameter.double() / fit.temperature)
     save_into(out, network, {"calibration": fit.summary()}, Path(model))
     return fit
-
-
-def check_model_folder(out: Path, exist_ok: bool) -> None:
-    """Raise ConfigError where `save_into` would replace more than a saved model."""
-    check_output_folder(out, exist_ok)
-    others = sorted({file.name for file in out.iterdir()} - MODEL_FILES) if out.is_dir() else []
-    if others:
-        raise ConfigError(f"{out} holds more than a saved model ({', '.join(others[:3])}): give another folder")
-
-
-def save_into(out: Path, network: SEResNet, facts: dict[str, Any], origin: Path) -> None:
-    """Save a network that was made of the model ``origin``, with ``facts`` in its ``config.json``.
-
-    Which images the model was trained on is kept, so that an evaluation still recognizes them.
-    """
-    hashes = read_hashes(origin) if origin.is_dir() else None
-    with atomic_folder(out) as folder:
-        save(network, folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        write_text(folder / "config.json", json_text(config | facts))
-        if hashes is not None:
-            write_hashes(folder, hashes)
 
 
 def _fitted(

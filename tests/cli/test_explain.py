@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.cli.terminal import here
@@ -64,3 +65,13 @@ def test_what_cannot_run_is_one_line(tmp_path):
     assert done.returncode == 2 and b"is a file" in done.stderr
     done = here("explain", tmp_path / "cat.png", "--out", tmp_path / "o", "--label", "kat")
     assert done.returncode == 2 and b"did you mean cat?" in done.stderr and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", ["explain", "excitations"])
+def test_a_model_that_nobody_named_is_named(command, tmp_path):
+    """Commands that read the network itself say which one, as those with an engine do."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "images" / "red.png")
+    done = here(command, tmp_path / "images", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(b"no --model given: using the bundled seresnet20.cifar10\n")
